@@ -1,0 +1,80 @@
+# Hearth. `make help` lists the targets.
+SHELL   := /bin/bash
+CC      ?= cc
+B       ?= build
+VERSION := $(shell cat VERSION)
+COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+SAN     ?=
+CUDA    ?= 0
+
+PKGS    := libmicrohttpd libcjson libpcre2-8 libutf8proc yaml-0.1 libcrypto
+OPT_PKGS := $(shell pkg-config --exists libsystemd && echo libsystemd)
+ifneq ($(SAN),)
+  B        := build/san-$(subst $(comma),-,$(SAN))
+  SANFLAGS := -fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all
+endif
+comma := ,
+
+# -ffp-contract=off: a fused multiply-add happens only where the code writes one, so that bits do not depend on the compiler.
+CFLAGS  ?= -O2 -g
+HFLAGS   = -std=gnu17 -Wall -Wextra -Werror -Wno-unused-parameter -ffp-contract=off -fno-strict-overflow -I. -pthread \
+           -D_GNU_SOURCE -DHEARTH_VERSION='"$(VERSION)"' -DHEARTH_COMMIT='"$(COMMIT)"' $(if $(OPT_PKGS),-DHAVE_SYSTEMD) \
+           $(shell pkg-config --cflags $(PKGS) $(OPT_PKGS)) $(SANFLAGS)
+LIBS     = $(shell pkg-config --libs $(PKGS) $(OPT_PKGS)) -pthread -lm
+HARDEN   = -D_FORTIFY_SOURCE=2 -fstack-protector-strong
+ifeq ($(SAN),)
+  HFLAGS += $(HARDEN)
+endif
+
+SRC     := $(filter-out server/main.c,$(sort $(wildcard server/*.c engine/*.c engine/*/*.c)))
+OBJ     := $(SRC:%.c=$(B)/%.o) $(B)/gen/registry.o
+TEST_SRC := $(sort $(wildcard tests/unit/test_*.c tests/ops/test_*.c tests/golden/test_*.c tests/fault/test_*.c))
+TEST_BIN := $(TEST_SRC:tests/%.c=$(B)/tests/%)
+SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
+
+.PHONY: all clean deps test unit help
+all: $(B)/hearthd
+
+$(B)/hearthd: $(B)/server/main.o $(B)/libhearth.a
+	$(CC) $(SANFLAGS) -pie -o $@ $(B)/server/main.o $(B)/libhearth.a $(LIBS)
+
+$(B)/libhearth.a: $(OBJ)
+	@rm -f $@
+	ar rcs $@ $(OBJ)
+
+# Kernels for one ISA each; the right one is chosen at run time.
+$(B)/engine/compute/cpu_%_avx2.o: ISA := -mavx2 -mfma -mf16c -O3
+$(B)/engine/compute/cpu_%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -O3
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(HFLAGS) $(CFLAGS) $(ISA) -fPIE -MMD -MP -c -o $@ $<
+
+$(B)/gen/%.o: $(B)/gen/%.c
+	$(CC) $(HFLAGS) $(CFLAGS) -fPIE -MMD -MP -c -o $@ $<
+
+# File names become the tables of families, loaders and routes (constructors vanish from static libraries).
+$(B)/gen/registry.c: scripts/registry.sh $(SRC)
+	@mkdir -p $(@D)
+	@bash scripts/registry.sh >$@.tmp && { cmp -s $@.tmp $@ || cp $@.tmp $@; touch $@; }
+
+$(B)/tests/%: tests/%.c $(B)/libhearth.a $(SUPPORT)
+	@mkdir -p $(@D)
+	$(CC) $(HFLAGS) $(CFLAGS) -MMD -MP -o $@ $< $(SUPPORT) $(B)/libhearth.a $(LIBS) $(shell pkg-config --libs check)
+
+unit: $(TEST_BIN) ## build and run the C tests
+	@bash tests/support/run_c.sh $(TEST_BIN)
+
+test: deps ## set up and run every test
+	@$(MAKE) --no-print-directory unit
+
+deps:
+	@bash scripts/deps.sh
+
+clean:
+	rm -rf build
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | column -ts $$'\t'
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -1,0 +1,67 @@
+/* sample - from a row of logits to a token: parameters in, token and logprobs out. C17 and C++17.
+ *
+ * Order, as OpenAI and vLLM have it: logits; log-softmax of the RAW logits gives the logprobs; logit_bias added; banned
+ * ids to -inf; repetition penalty (Keskar et al. 2019: l > 0 ? l / r : l * r, ids of prompt and output);
+ * frequency * count and presence * (count > 0) subtracted (output ids only); temperature 0 or top_k 1 = argmax (lowest
+ * id wins a tie); divide by temperature; top-k; top-p over the softmax of what is left (smallest set with sum >= p, at
+ * least one); min-p (keep p_i >= min_p * p_max); draw by the inverse of the cumulative sum in id order with one Philox
+ * uniform. Exact top-k: ties at the k-th value are resolved by lower id. Pure: the same row gives the same token
+ * anywhere.
+ */
+#ifndef HEARTH_COMPUTE_SAMPLE_H
+#define HEARTH_COMPUTE_SAMPLE_H
+
+#include <stdint.h>
+
+#define SAMPLE_TOP_MAX 20 /* top_logprobs limit of the OpenAI API */
+
+struct sample_seen { /* an id of prompt or output, once */
+    int32_t id;
+    uint32_t n_out; /* times it was generated; 0 = in the prompt only */
+};
+
+struct sample_bias {
+    int32_t id;
+    float bias;
+};
+
+struct sample_row {
+    float temperature;         /* 0 = greedy */
+    float top_p;               /* 1 = off */
+    float min_p;               /* 0 = off */
+    float repetition;          /* 1 = off */
+    float presence, frequency; /* 0 = off */
+    int32_t top_k;             /* 0 = off */
+    int32_t n_logprobs;        /* -1 none, 0 the chosen one only, n = n best too */
+    uint64_t seed;
+    uint64_t position; /* of the token to be chosen in its sequence */
+    uint32_t choice;   /* index among n choices */
+    uint32_t n_seen, n_bias, n_banned;
+    const struct sample_seen *seen; /* unordered; all ids valid */
+    const struct sample_bias *bias;
+    const int32_t *banned; /* eos ids while min_tokens is not reached */
+};
+
+struct sample_out {
+    int32_t id;
+    float logprob; /* of id under the raw logits (0 when n_logprobs = -1) */
+    int32_t n_top;
+    struct {
+        int32_t id;
+        float logprob;
+    } top[SAMPLE_TOP_MAX]; /* best first; ties by lower id */
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The CPU twin: one row. `scratch` holds 2 * vocab floats and is the caller's (one per thread). */
+void sample_row_cpu(const float *logits, int32_t vocab, const struct sample_row *p, struct sample_out *out,
+                    float *scratch);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,26 @@
+/* step - what one forward pass works on, as plain arrays in backend-readable host memory. C17 and C++17.
+ *
+ * T rows (tokens) of S sequences. Rows of one sequence are consecutive and in position order; a sequence is a decode
+ * (one row) or a prefill chunk (many). Built by engine/batch from a plan; read by models and backends; valid until the
+ * step has finished. Later features add arrays here (adapter id per row, mask slot per row, tables per group).
+ */
+#ifndef HEARTH_COMPUTE_STEP_H
+#define HEARTH_COMPUTE_STEP_H
+
+#include <stdint.h>
+
+struct step {
+    uint64_t number;         /* 1, 2, ...: names the step in block release */
+    int32_t n_rows;          /* T */
+    int32_t n_seqs;          /* S */
+    int32_t n_out;           /* R rows that want logits, in row order */
+    const int32_t *ids;      /* [T] token ids */
+    const int32_t *pos;      /* [T] position of each row in its sequence, from 0 */
+    const int32_t *row_seq;  /* [T] which of the S sequences */
+    const int32_t *seq_row;  /* [S + 1] first row of each sequence; seq_row[S] = T */
+    const int32_t *table;    /* block ids of all sequences, one after the other */
+    const int32_t *table_at; /* [S + 1] where the block ids of sequence s begin in `table` */
+    const int32_t *out_row;  /* [R] row index of each logits row */
+};
+
+#endif

@@ -1,0 +1,38 @@
+/* format - what the bytes of a KV block mean, and where attention finds a row. Leaf header: C17 and C++17, base/ only.
+ *
+ * A format is one header fmt_NAME.h with put (float -> bytes) and get (bytes -> float), compiled by cc and by nvcc, so
+ * that CPU and GPU read the same bytes. Adding one: a row in enum kv_format, its header, a case in kv_put/kv_get users.
+ */
+#ifndef HEARTH_KV_FORMAT_H
+#define HEARTH_KV_FORMAT_H
+
+#include <stdint.h>
+
+enum kv_format {
+    KV_FORMAT_KV32 = 1, /* float32, 4 bytes an element */
+    KV_FORMAT_KV16 = 2, /* bfloat16, 2 bytes an element */
+};
+
+/* One layer of the block pool, as kernels see it. Order in a block: [layer][kv head][K | V][token][dim].
+ * Made by kv/layout; kernels never compute a layer or block stride by themselves. All strides in bytes. */
+struct kv_view {
+    void *base;            /* start of block 0 of the pool, backend memory */
+    uint64_t block_stride; /* from block to block */
+    uint64_t layer_offset; /* of this layer in a block */
+    uint64_t head_stride;  /* from kv head to kv head (local heads) */
+    uint64_t v_offset;     /* from K of a head to V of the same head */
+    uint64_t row_stride;   /* from token to token */
+    uint32_t block_tokens; /* 16, 32, 64 or 128 */
+    uint32_t format;       /* enum kv_format */
+    uint32_t head_dim;
+    uint32_t n_kv_heads;
+};
+
+/* Address of the K (v = 0) or V (v = 1) row of `token` (0 .. block_tokens-1) in `block`. */
+static inline void *kv_row(const struct kv_view *kv, int32_t block, uint32_t head, int v, uint32_t token)
+{
+    return (uint8_t *)kv->base + (uint64_t)block * kv->block_stride + kv->layer_offset + head * kv->head_stride +
+           (v ? kv->v_offset : 0) + (uint64_t)token * kv->row_stride;
+}
+
+#endif

@@ -1,0 +1,41 @@
+/* unit - a Check suite in one file: tests as sentences, a main that runs them all.
+ *
+ *     START_TEST(test_pool_gives_nothing_when_short) { ... } END_TEST
+ *     UNIT_MAIN("pool", test_pool_gives_nothing_when_short, ...)
+ *
+ * Tests run in forked children (CK_FORK=no to debug), 120 s each at most.
+ */
+#ifndef HEARTH_TESTS_UNIT_H
+#define HEARTH_TESTS_UNIT_H
+
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define UNIT_MAIN(suite_name, ...)                                \
+    int main(void)                                                \
+    {                                                             \
+        const TTest *const tests[] = {__VA_ARGS__};               \
+        Suite *s = suite_create(suite_name);                      \
+        TCase *tc = tcase_create(suite_name);                     \
+        tcase_set_timeout(tc, 120);                               \
+        for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) \
+            tcase_add_test(tc, tests[i]);                         \
+        suite_add_tcase(s, tc);                                   \
+        SRunner *sr = srunner_create(s);                          \
+        srunner_run_all(sr, CK_ENV);                              \
+        int failed = srunner_ntests_failed(sr);                   \
+        srunner_free(sr);                                         \
+        return failed ? EXIT_FAILURE : EXIT_SUCCESS;              \
+    }
+
+/* Seed of a randomised test: HEARTH_SEED, or 1; printed, so that a failure can be run again. */
+static inline unsigned long long unit_seed(const char *test)
+{
+    const char *s = getenv("HEARTH_SEED");
+    unsigned long long seed = s ? strtoull(s, NULL, 10) : 1;
+    printf("seed %llu (%s)\n", seed, test);
+    return seed;
+}
+
+#endif

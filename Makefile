@@ -1,5 +1,6 @@
 # Hearth. `make help` lists the targets.
 SHELL   := /bin/bash
+comma   := ,
 CC      ?= cc
 B       ?= build
 VERSION := $(shell cat VERSION)
@@ -13,14 +14,13 @@ ifneq ($(SAN),)
   B        := build/san-$(subst $(comma),-,$(SAN))
   SANFLAGS := -fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all
 endif
-comma := ,
 
 # -ffp-contract=off: a fused multiply-add happens only where the code writes one, so that bits do not depend on the compiler.
 CFLAGS  ?= -O2 -g
 HFLAGS   = -std=gnu17 -Wall -Wextra -Werror -Wno-unused-parameter -ffp-contract=off -fno-strict-overflow -I. -pthread \
-           -D_GNU_SOURCE -DHEARTH_VERSION='"$(VERSION)"' -DHEARTH_COMMIT='"$(COMMIT)"' $(if $(OPT_PKGS),-DHAVE_SYSTEMD) \
-           $(shell pkg-config --cflags $(PKGS) $(OPT_PKGS)) $(SANFLAGS)
-LIBS     = $(shell pkg-config --libs $(PKGS) $(OPT_PKGS)) -pthread -lm
+           -D_GNU_SOURCE $(if $(OPT_PKGS),-DHAVE_SYSTEMD) $(PKG_CFLAGS) $(SANFLAGS)
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) $(OPT_PKGS) 2>/dev/null)
+LIBS    := $(shell pkg-config --libs $(PKGS) $(OPT_PKGS) 2>/dev/null) -pthread -lm
 HARDEN   = -D_FORTIFY_SOURCE=2 -fstack-protector-strong
 ifeq ($(SAN),)
   HFLAGS += $(HARDEN)
@@ -32,13 +32,13 @@ TEST_SRC := $(sort $(wildcard tests/unit/test_*.c tests/ops/test_*.c tests/golde
 TEST_BIN := $(TEST_SRC:tests/%.c=$(B)/tests/%)
 SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 
-.PHONY: all clean deps test unit help
+.PHONY: all clean deps test unit help FORCE
 all: $(B)/hearthd
 
 $(B)/hearthd: $(B)/server/main.o $(B)/libhearth.a
 	$(CC) $(SANFLAGS) -pie -o $@ $(B)/server/main.o $(B)/libhearth.a $(LIBS)
 
-$(B)/libhearth.a: $(OBJ)
+$(B)/libhearth.a: $(OBJ) $(B)/gen/objects.stamp
 	@rm -f $@
 	ar rcs $@ $(OBJ)
 
@@ -46,9 +46,23 @@ $(B)/libhearth.a: $(OBJ)
 $(B)/engine/compute/cpu_%_avx2.o: ISA := -mavx2 -mfma -mf16c -O3
 $(B)/engine/compute/cpu_%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -O3
 
-$(B)/%.o: %.c
+$(B)/%.o: %.c $(B)/gen/flags.stamp
 	@mkdir -p $(@D)
-	$(CC) $(HFLAGS) $(CFLAGS) $(ISA) -fPIE -MMD -MP -c -o $@ $<
+	$(CC) $(HFLAGS) $(CFLAGS) $(ISA) $(ABOUT) -fPIE -MMD -MP -c -o $@ $<
+
+# A stamp is touched when its text changes: what depends on it is rebuilt then, and only then.
+# Version, commit and libraries change with each commit: one object knows them, and it is rebuilt only when they change.
+LIBRARIES := $(shell for p in $(PKGS) $(OPT_PKGS); do echo "$$p $$(pkg-config --modversion $$p 2>/dev/null)$(comma)"; done)
+$(B)/engine/base/version.o: ABOUT := -DHEARTH_VERSION='"$(VERSION)"' -DHEARTH_COMMIT='"$(COMMIT)"' \
+                                     -DHEARTH_LIBRARIES='"$(LIBRARIES)"'
+$(B)/engine/base/version.o: $(B)/gen/version.stamp
+$(B)/gen/version.stamp: STAMP = $(VERSION) $(COMMIT) $(LIBRARIES)
+$(B)/gen/objects.stamp: STAMP = $(OBJ)
+$(B)/gen/flags.stamp: STAMP = $(CC) $(HFLAGS) $(CFLAGS)
+$(B)/gen/%.stamp: FORCE
+	@mkdir -p $(@D)
+	@echo '$(STAMP)' | cmp -s - $@ || echo '$(STAMP)' >$@
+FORCE:
 
 $(B)/gen/%.o: $(B)/gen/%.c
 	$(CC) $(HFLAGS) $(CFLAGS) -fPIE -MMD -MP -c -o $@ $<

@@ -103,3 +103,48 @@ int hash_unhex(const char *hex, size_t n, struct hash_key *out)
     *out = k;
     return 0;
 }
+
+static inline uint64_t rotl(uint64_t x, int n)
+{
+    return x << n | x >> (64 - n);
+}
+
+static inline void sip_rounds(uint64_t v[4], int n)
+{
+    while (n--) {
+        v[0] += v[1];
+        v[2] += v[3];
+        v[1] = rotl(v[1], 13) ^ v[0];
+        v[3] = rotl(v[3], 16) ^ v[2];
+        v[0] = rotl(v[0], 32);
+        v[2] += v[1];
+        v[0] += v[3];
+        v[1] = rotl(v[1], 17) ^ v[2];
+        v[3] = rotl(v[3], 21) ^ v[0];
+        v[2] = rotl(v[2], 32);
+    }
+}
+
+uint64_t hash_sip(const void *bytes, size_t n, const uint64_t key[2])
+{
+    const uint8_t *p = bytes;
+    uint64_t v[4] = {key[0] ^ 0x736f6d6570736575u, key[1] ^ 0x646f72616e646f6du, key[0] ^ 0x6c7967656e657261u,
+                     key[1] ^ 0x7465646279746573u};
+    uint64_t word = 0;
+    for (size_t i = 0; i < n; i++) {
+        word |= (uint64_t)p[i] << (8 * (i & 7));
+        if ((i & 7) == 7) {
+            v[3] ^= word;
+            sip_rounds(v, 2);
+            v[0] ^= word;
+            word = 0;
+        }
+    }
+    word |= (uint64_t)n << 56;
+    v[3] ^= word;
+    sip_rounds(v, 2);
+    v[0] ^= word;
+    v[2] ^= 0xff;
+    sip_rounds(v, 4);
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}

@@ -44,6 +44,10 @@ void hash_hex(const struct hash_key *k, char out[2 * HASH_BYTES + 1]);
 /* From exactly 64 hex digits; -EINVAL otherwise. */
 int hash_unhex(const char *hex, size_t n, struct hash_key *out);
 
+/* SipHash-2-4 (Aumasson & Bernstein 2012), for hash tables whose keys come from a file or a client: with a random key
+ * nobody can make them collide. */
+uint64_t hash_sip(const void *bytes, size_t n, const uint64_t key[2]);
+
 /* FNV-1a 64, for hash tables of trusted keys only. */
 static inline uint64_t hash_fnv(const void *bytes, size_t n)
 {

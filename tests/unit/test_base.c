@@ -124,6 +124,19 @@ START_TEST(test_sha256_of_abc_and_fields_do_not_run_together)
 }
 END_TEST
 
+START_TEST(test_siphash_gives_the_published_vectors)
+{
+    /* the authors' vectors_sip64: key 00..0f, message 00..n-1, output as little-endian bytes */
+    const uint64_t key[2] = {0x0706050403020100u, 0x0f0e0d0c0b0a0908u};
+    uint8_t m[16];
+    for (uint8_t i = 0; i < 16; i++)
+        m[i] = i;
+    ck_assert_uint_eq(hash_sip(m, 0, key), 0x726fdb47dd0e0e31u);
+    ck_assert_uint_eq(hash_sip(m, 8, key), 0x93f5f5799a932462u);
+    ck_assert_uint_eq(hash_sip(m, 15, key), 0xa129ca6149be45e5u);
+}
+END_TEST
+
 START_TEST(test_sys_counts_processors_and_memory)
 {
     ck_assert_int_ge(sys_cpu_count(), 1);
@@ -135,4 +148,4 @@ UNIT_MAIN("base", test_err_returns_the_negative_code_and_the_sentence,
           test_str_holds_any_bytes_and_drops_from_the_front, test_arena_refuses_beyond_its_limit,
           test_vec_grows_and_keeps_what_was_there, test_halves_round_to_nearest_even_and_come_back,
           test_philox_gives_the_published_vectors, test_sha256_of_abc_and_fields_do_not_run_together,
-          test_sys_counts_processors_and_memory)
+          test_siphash_gives_the_published_vectors, test_sys_counts_processors_and_memory)

@@ -16,6 +16,7 @@
 #define HEARTH_COMPUTE_BACKEND_H
 
 #include "engine/base/err.h"
+#include "engine/compute/quant.h"
 #include "engine/compute/sample.h"
 #include "engine/compute/step.h"
 #include "engine/kv/format.h"
@@ -24,9 +25,6 @@
 #include <stdint.h>
 
 #define BACKEND_ABI 1
-
-/* Weight types, numbered as in GGUF (ggml_type) so that loaders pass them on. Blocks of 32 run along K. */
-enum dtype { DT_F32 = 0, DT_F16 = 1, DT_Q4_0 = 2, DT_Q4_1 = 3, DT_Q8_0 = 8, DT_BF16 = 30 };
 
 /* Host bytes of a weight matrix [rows][cols] as a loader found them: row r begins at data + r * row_bytes. */
 struct weight_part {
@@ -81,10 +79,11 @@ struct rope_args {
 };
 
 struct backend_opts {
-    int32_t threads;  /* 0 = sys_cpu_count() */
-    const char *isa;  /* cpu: "auto", "avx2", "avx512"; NULL = auto. Not there = open fails and says what is */
-    int32_t max_rows; /* largest T a step will have: backends size scratch with it */
-    int32_t max_cols; /* largest K of any weight */
+    int32_t threads;   /* 0 = sys_cpu_count() */
+    const char *isa;   /* cpu: "auto", "avx2", "avx512"; NULL = auto. Not there = open fails and says what is */
+    int32_t max_rows;  /* largest T a step will have: backends size scratch with it */
+    int32_t max_cols;  /* largest K of any weight */
+    int32_t max_vocab; /* largest V that `sample` will see; 0 = none */
 };
 
 struct backend; /* state of an open backend; its first member is `const struct backend_ops *ops` */
@@ -102,7 +101,7 @@ struct backend_ops {
     void (*release)(struct backend *be, void *p, size_t bytes);
     void (*upload)(struct backend *be, void *to, const void *host, size_t bytes);
     void (*download)(struct backend *be, void *host, const void *from, size_t bytes);
-    /* Pack parts (same cols) into backend memory. Host bytes may go after return unless `keeps_host` says otherwise.
+    /* Pack parts (same cols) into backend memory. The host bytes may go after return.
      * 0, -ENOMEM, or -ENOTSUP for a dtype it does not take (named in e). */
     int (*weight_load)(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
                        struct err *e);

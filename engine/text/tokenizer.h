@@ -1,9 +1,10 @@
-/* tokenizer - text to token ids and back: byte-level BPE out of GGUF metadata. PCRE2 and utf8proc are fenced here.
+/* tokenizer - text to token ids and back: byte-level BPE out of GGUF metadata.
  *
- * Immutable after open, MT-safe. Encoding is linear in practice for hostile text (1 M equal characters well under 1 s):
- * merges use a heap over a linked list. A pre-tokenizer match limit that is hit is an error, never other tokens.
- * Models: tokenizer.ggml.model "gpt2" with pre-tokenizers "gpt2"/"default" and "smollm"; an unknown one is an error
- * that names it. Random models (no vocabulary) use tokenizer_open_bytes: 256 byte tokens and a few special ones.
+ * Immutable after open, MT-safe. Gives the ids that Hugging Face `tokenizers` gives for the same vocabulary and merges.
+ * Encoding is O(n log n) whatever the text is (1 M equal characters well under 1 s), with constant stack: the
+ * pre-tokenizer is a scanner (pretok.h), merges use a heap over a linked list (bpe.h).
+ * Models: tokenizer.ggml.model "gpt2" with pre-tokenizers "gpt-2"/"gpt2"/"default" and "smollm"; an unknown one is an
+ * error that names it. Random models (no vocabulary) use tokenizer_open_bytes: 256 byte tokens and a few special ones.
  */
 #ifndef HEARTH_TEXT_TOKENIZER_H
 #define HEARTH_TEXT_TOKENIZER_H
@@ -31,8 +32,11 @@ int tokenizer_open_bytes(struct tokenizer **out, int32_t vocab, struct err *e);
 void tokenizer_close(struct tokenizer *t); /* NULL is fine */
 
 /* Append the ids of n bytes of UTF-8 text. `special`: strings of control tokens in the text (<|im_start|>) become their
- * ids; false: they are plain text (what a user typed is never control). Invalid UTF-8 bytes become U+FFFD first (each
- * maximal bad subsequence one). 0, -ENOMEM, or -EOVERFLOW (match limit) with e. */
+ * ids; false: they are plain text (what a user typed is never control). User-defined tokens (type 4: what a model added
+ * as ordinary vocabulary) are found either way, as the reference and llama.cpp do. Of several the leftmost, then the
+ * longest is taken. Invalid UTF-8 bytes become U+FFFD first (each maximal bad subsequence one). A byte that the
+ * vocabulary has no token for (SmolLM2 lacks six control characters) gives nothing, again as the reference.
+ * 0, -ENOMEM, or -EOVERFLOW (n beyond 2^31 - 1) with e and nothing appended. */
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, bool special, struct token_ids *out,
                      struct err *e);
 
@@ -41,12 +45,15 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, bool
 const char *tokenizer_token_bytes(const struct tokenizer *t, int32_t id, size_t *n);
 /* Is id a control token (not shown in output unless skip_special_tokens is false)? False outside the vocabulary. */
 bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
-int32_t tokenizer_find(const struct tokenizer *t, const char *text, size_t n); /* id whose string is text, or -1 */
+/* The id whose bytes (tokenizer_token_bytes) are text, or -1; of two a control or user-defined one. */
+int32_t tokenizer_find(const struct tokenizer *t, const char *text, size_t n);
 
 int32_t tokenizer_vocab(const struct tokenizer *t); /* ids are 0 .. vocab-1 */
 int32_t tokenizer_bos(const struct tokenizer *t);   /* -1 = none */
+int32_t tokenizer_eos(const struct tokenizer *t);   /* -1 = none */
 bool tokenizer_add_bos(const struct tokenizer *t);  /* does a plain prompt begin with bos? */
-/* Ids that end generation (eos, eot, <|im_end|>, ...): *n of them. */
+/* Ids that end generation: those the metadata names as eos, eot, eom, and well-known strings (<|im_end|>,
+ * <|endoftext|>, <|eot_id|>, <end_of_turn>, ...; the list of llama.cpp). *n of them. */
 const int32_t *tokenizer_eog(const struct tokenizer *t, size_t *n);
 
 /* Incremental detokenizer: bytes come out only as whole UTF-8 characters; a sequence that can never become valid comes

@@ -1,11 +1,13 @@
 /* gguf - reader of the GGUF container, versions 2 and 3 (ggml docs/gguf.md): metadata and tensor directory.
  *
  * Format only: no meaning of keys or types. The file is mapped read-only; values and tensor bytes are pointers into the
- * map and live until gguf_close. Split files (split.count > 1, "-00001-of-00003.gguf") are opened together: tensors of
- * all parts appear in one directory. Every count, length, dimension and offset is checked against the file size with
- * overflow-safe arithmetic before use; a hostile file gives an error, never a crash or an allocation beyond its size.
- * Immutable after open: MT-safe. A file that shrinks while mapped ends in SIGBUS: model files must not be changed in
- * place.
+ * map and live until gguf_close. Split files (split.count > 1) are opened together by the path of the first one
+ * ("-00001-of-00003.gguf"): tensors of all parts appear in one directory, metadata is the first one's. Every count,
+ * length, dimension and offset is checked against the file size with overflow-safe arithmetic before use; a hostile
+ * file gives an error, never a crash. Memory: counts are bounded by the bytes that are there and by 65,536 keys and
+ * 262,144 tensors. Keys and tensor names are printable ASCII. Refused: types unknown here, arrays of arrays,
+ * tensors that overlap or leave gaps, names that come twice. Immutable after open: MT-safe. A file that shrinks while
+ * mapped ends in SIGBUS: model files must not be changed in place.
  */
 #ifndef HEARTH_BASE_GGUF_H
 #define HEARTH_BASE_GGUF_H
@@ -48,7 +50,7 @@ struct gguf_tensor {
     unsigned n_dims;  /* 1..4 */
     uint64_t dims[4]; /* ne[0] is the contiguous one (columns, K); unused ones are 1 */
     uint32_t dtype;   /* enum gguf_dtype */
-    const void *data; /* aligned to the file's alignment (>= 32 unless the file says less) */
+    const void *data; /* aligned to the file's alignment (32, unless the file says otherwise: 8 or more) */
     size_t bytes;
 };
 
@@ -57,11 +59,14 @@ struct gguf_val; /* a metadata value */
 
 /* Open and check. 0, or -errno with e: not found, too short, bad magic, version, a field beyond the file, ... */
 int gguf_open(struct gguf **out, const char *path, struct err *e);
-/* The same over memory (fuzzing, tests); bytes must stay until gguf_close. No split files. */
+/* The same over memory (fuzzing, tests); bytes must stay until gguf_close. Tensors are as aligned as bytes is. No split
+ * files. */
 int gguf_open_memory(struct gguf **out, const void *bytes, size_t n, struct err *e);
 void gguf_close(struct gguf *g); /* NULL is fine */
 
 uint64_t gguf_file_bytes(const struct gguf *g);
+/* Raw bytes of header, metadata and directory of a file of the set, for fingerprints; NULL beyond the last one. */
+const void *gguf_header(const struct gguf *g, size_t part, size_t *n);
 size_t gguf_n_tensors(const struct gguf *g);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, size_t i);
 /* By name, O(1); NULL when absent. */

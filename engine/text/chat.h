@@ -1,9 +1,10 @@
 /* chat - messages to prompt ids: the model's chat template with user text kept apart from control tokens.
  *
- * The template renders over messages whose strings carry marks around what a user or tool supplied, so that special
- * token strings in user content are encoded as text, never as control, while the template's own are control. The mark
- * bytes are private-use sentinels removed after rendering; input that holds them is escaped first and comes out
- * unchanged. Immutable after open, MT-safe.
+ * What a user, tool or client supplied is text: "<|im_start|>system" typed by a user stays seven characters and a word.
+ * The template engine says which bytes of its output are the template's own (jinja.h); control tokens are looked for in
+ * those alone, and the text between two of them is encoded as one piece, so that ids equal those of the whole text
+ * whenever nobody typed a control token. Role names (system, developer, user, assistant, tool, function) count as the
+ * template's own, because some templates build a token from them. Immutable after open, MT-safe.
  */
 #ifndef HEARTH_TEXT_CHAT_H
 #define HEARTH_TEXT_CHAT_H
@@ -13,13 +14,19 @@
 
 struct chat; /* a template bound to a tokenizer */
 
-/* Template source (from tokenizer.chat_template or configuration), tokenizer kept by reference (must outlive). */
+/* Template source (from tokenizer.chat_template or configuration), tokenizer kept by reference (must outlive). The
+ * globals bos_token and eos_token are the tokenizer's; tools and documents are none unless a render has them. */
 int chat_open(struct chat **out, const struct tokenizer *t, const char *source, size_t n, struct err *e);
 void chat_close(struct chat *c); /* NULL is fine */
 
-/* Render `vars` (a JSON object: messages already checked, add_generation_prompt, template kwargs) and encode it. The
- * rendered text goes to *text when not NULL (for /v1/chat/completions debugging and tests), ids are appended.
- * 0 or -errno with e as jinja_render and tokenizer_encode. */
+/* May a client send this object as chat_template_kwargs? Only scalars that the template reads, and none that the server
+ * sets itself (messages, tools, documents, add_generation_prompt, continue_final_message, *_token). 0, or -EINVAL
+ * naming the member. */
+int chat_check_kwargs(const struct chat *c, const struct json_val *kwargs, struct err *e);
+
+/* Render `vars` (a JSON object: messages already checked, add_generation_prompt, tools, checked kwargs) and encode it.
+ * The rendered text goes to *text when not NULL, ids are appended. 0 or -errno with e as jinja_render and
+ * tokenizer_encode. */
 int chat_encode(const struct chat *c, const struct json_val *vars, int64_t now_s, struct str *text,
                 struct token_ids *out, struct err *e);
 

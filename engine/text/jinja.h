@@ -1,10 +1,16 @@
-/* jinja - the Jinja subset that chat templates use: compile once, render many times.
+/* jinja - the Jinja that chat templates use: compile once, render many times.
  *
- * Semantics are Jinja2's as Transformers configures it (ImmutableSandboxedEnvironment, trim_blocks=True,
- * lstrip_blocks=True, loopcontrols, tojson without HTML escapes, raise_exception, strftime_now). No attribute, call or
- * import beyond a fixed list. Parser and evaluator are iterative or depth-limited; every render has limits on
- * steps, depth and output bytes. A template comes out of the model file or configuration, never from a request.
- * Compiled templates are immutable, MT-safe; a render uses only its own arena.
+ * Semantics are Jinja2's as Transformers configures it: ImmutableSandboxedEnvironment, trim_blocks, lstrip_blocks,
+ * loopcontrols, the generation tag, tojson without HTML escapes, raise_exception, strftime_now. There is no attribute,
+ * call or import beyond fixed tables; what is not supported names itself. Integers have 64 bits: more is an error.
+ *
+ * Every string knows which of its bytes came from the caller ("foreign") and which from the template, through every
+ * filter, method and macro, so that a caller can tell a control token that the template wrote from one that a user
+ * typed.
+ *
+ * Parser and evaluator are limited in depth, every render in steps, memory and output as well, so that a hostile
+ * template ends soon with an error. A template comes out of the model file or configuration, never from a request.
+ * Compiled templates are immutable, MT-safe; a render uses only its own arena, and about 400 bytes of stack a level.
  */
 #ifndef HEARTH_TEXT_JINJA_H
 #define HEARTH_TEXT_JINJA_H
@@ -13,25 +19,46 @@
 #include "engine/base/json.h"
 #include "engine/base/str.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct jinja; /* a compiled template */
 
 struct jinja_limits {
-    uint64_t steps;      /* evaluated nodes and loop turns, plus bytes copied / 64; 0 = 10,000,000 */
+    uint64_t steps;      /* evaluated nodes, loop turns and items looked at, plus bytes copied / 64; 0 = 10,000,000 */
     size_t output_bytes; /* of the result; 0 = 64 MiB */
     size_t memory_bytes; /* of all values of one render; 0 = 256 MiB */
-    unsigned depth;      /* expression nesting, macro calls, blocks; 0 = 200 */
+    unsigned depth;      /* expressions, blocks and macro calls within each other; 0 = 1,000 */
 };
 
-/* 0, or -EINVAL with "chat template, line 12: ..." (unsupported things name themselves), or -ENOMEM. */
+struct jinja_input {
+    const struct json_val *vars; /* object; its members are globals, its strings and keys are foreign text */
+    const struct json_val
+        *constants;           /* object or NULL: globals that vars lacks; their strings are the template's own */
+    const char *const *words; /* NULL-terminated or NULL: a foreign string that equals one is not foreign */
+    int64_t now_s;            /* seconds since 1970, for strftime_now (UTC) */
+    struct jinja_limits limits;
+};
+
+struct jinja_span { /* bytes [from, to) of an output */
+    size_t from, to;
+};
+struct jinja_spans { /* ascending, not touching; owned by its holder; free(v) */
+    struct jinja_span *v;
+    size_t n, cap;
+};
+
+/* 0, or -EINVAL with "chat template, line 12: ...", -E2BIG (over 4 MiB), or -ENOMEM. */
 int jinja_compile(struct jinja **out, const char *source, size_t n, struct err *e);
 void jinja_close(struct jinja *j); /* NULL is fine */
 
-/* Render with the members of the JSON object `vars` as globals (messages, tools, add_generation_prompt, bos_token,
- * ...). now_s: seconds since 1970 for strftime_now (UTC). Appends to out. 0, or -errno with e: -EINVAL the template
- * raised (raise_exception's text is in e: "chat template: ..."), -E2BIG a limit, -ENOMEM. */
-int jinja_render(const struct jinja *j, const struct json_val *vars, int64_t now_s, const struct jinja_limits *limits,
-                 struct str *out, struct err *e);
+/* Does the template read a global of this name? True only for names that it mentions and does not only set. */
+bool jinja_reads(const struct jinja *j, const char *name);
+
+/* Append the rendered text to out, and to `foreign` (when not NULL) which bytes of out are foreign. 0, or -errno with e
+ * and nothing appended: -EINVAL the template raised or went wrong ("chat template, line 3: ..."), -E2BIG a limit,
+ * -ENOMEM. */
+int jinja_render(const struct jinja *j, const struct jinja_input *in, struct str *out, struct jinja_spans *foreign,
+                 struct err *e);
 
 #endif

@@ -47,6 +47,17 @@ static int real_eventfd(unsigned init, int flags)
     return eventfd(init, flags);
 }
 
+static int real_dup(int fd)
+{
+    return fcntl(fd, F_DUPFD_CLOEXEC, 0);
+}
+
+static int real_set_nonblocking(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+    return flags < 0 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+}
+
 struct sys_table sys = {
     .open = real_open,
     .close = close,
@@ -55,6 +66,8 @@ struct sys_table sys = {
     .pread = pread,
     .pwrite = pwrite,
     .fstat = fstat,
+    .stat = stat,
+    .fchmod = fchmod,
     .ftruncate = ftruncate,
     .fallocate = fallocate,
     .fsync = fsync,
@@ -64,7 +77,22 @@ struct sys_table sys = {
     .munmap = munmap,
     .memfd_create = memfd_create,
     .eventfd = real_eventfd,
+    .dup = real_dup,
+    .set_nonblocking = real_set_nonblocking,
+    .socket = socket,
+    .bind = bind,
+    .listen = listen,
+    .connect = connect,
     .accept4 = accept4,
+    .setsockopt = setsockopt,
+    .getsockopt = getsockopt,
+    .getsockname = getsockname,
+    .send = send,
+    .recv = recv,
+    .shutdown = shutdown,
+    .epoll_create1 = epoll_create1,
+    .epoll_ctl = epoll_ctl,
+    .epoll_wait = epoll_wait,
     .now_ns = real_now_ns,
     .wall_s = real_wall_s,
     .random = real_random,

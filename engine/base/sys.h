@@ -9,6 +9,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -21,6 +22,8 @@ struct sys_table {
     ssize_t (*pread)(int fd, void *buf, size_t n, off_t off);
     ssize_t (*pwrite)(int fd, const void *buf, size_t n, off_t off);
     int (*fstat)(int fd, struct stat *st);
+    int (*stat)(const char *path, struct stat *st);
+    int (*fchmod)(int fd, mode_t mode);
     int (*ftruncate)(int fd, off_t len);
     int (*fallocate)(int fd, int mode, off_t off, off_t len);
     int (*fsync)(int fd);
@@ -30,7 +33,22 @@ struct sys_table {
     int (*munmap)(void *addr, size_t len);
     int (*memfd_create)(const char *name, unsigned flags);
     int (*eventfd)(unsigned init, int flags);
+    int (*dup)(int fd); /* close-on-exec */
+    int (*set_nonblocking)(int fd);
+    int (*socket)(int domain, int type, int protocol);
+    int (*bind)(int fd, const struct sockaddr *addr, socklen_t len);
+    int (*listen)(int fd, int backlog);
+    int (*connect)(int fd, const struct sockaddr *addr, socklen_t len);
     int (*accept4)(int fd, struct sockaddr *addr, socklen_t *len, int flags);
+    int (*setsockopt)(int fd, int level, int name, const void *value, socklen_t len);
+    int (*getsockopt)(int fd, int level, int name, void *value, socklen_t *len);
+    int (*getsockname)(int fd, struct sockaddr *addr, socklen_t *len);
+    ssize_t (*send)(int fd, const void *buf, size_t n, int flags);
+    ssize_t (*recv)(int fd, void *buf, size_t n, int flags);
+    int (*shutdown)(int fd, int how);
+    int (*epoll_create1)(int flags);
+    int (*epoll_ctl)(int ep, int op, int fd, struct epoll_event *event);
+    int (*epoll_wait)(int ep, struct epoll_event *events, int n, int timeout_ms);
     uint64_t (*now_ns)(void);           /* monotonic clock, nanoseconds: the only clock that timeouts may use */
     int64_t (*wall_s)(void);            /* seconds since 1970, for `created` fields and logs only */
     int (*random)(void *buf, size_t n); /* getrandom: 0 or -1 */

@@ -27,7 +27,13 @@ struct http_header {
     const char *name, *value;
 };
 
-enum http_gone { HTTP_GONE_DONE, HTTP_GONE_CLIENT, HTTP_GONE_TIMEOUT, HTTP_GONE_DRAIN };
+enum http_gone {
+    HTTP_GONE_DONE,    /* the answer was handed to the kernel whole */
+    HTTP_GONE_CLIENT,  /* the client vanished (FIN, half-close or RST) or broke the protocol */
+    HTTP_GONE_TIMEOUT, /* body too slow, or no byte taken for write_stall_s */
+    HTTP_GONE_ABORT,   /* http_abort, or no memory for the answer */
+    HTTP_GONE_DRAIN    /* http_close ended it */
+};
 
 struct http_app {
     void *ctx;

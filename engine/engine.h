@@ -1,0 +1,178 @@
+/* engine - the boundary between text and tokens: what the front may ask of an engine and what comes back.
+ *
+ * Ints cross, text does not: prompts, stop ids and results are token ids. Behind this header lies a memory segment with two
+ * rings and an arena (boundary.h); the engine runs over it as a thread of this process or as a fresh exec without
+ * network. If the process dies, the front keeps its requests, starts a new one and resubmits prompt + tokens already
+ * produced; the random stream and the penalties go on where they were, so the client sees the same tokens.
+ *
+ * All calls: one front thread (the HTTP loop), except where noted. What comes out of the segment is checked before it is
+ * handed on: an event names a live request and choice, ids below the vocabulary, and never more than was asked for.
+ */
+#ifndef HEARTH_ENGINE_ENGINE_H
+#define HEARTH_ENGINE_ENGINE_H
+
+#include "engine/base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ENGINE_LOGPROBS_MAX 20
+#define ENGINE_STOP_IDS_MAX 64
+#define ENGINE_N_MAX        128
+#define ENGINE_BIAS_MAX     1024
+
+/* Everything an engine needs to start. Plain data: it crosses exec inside the segment. Zero means "default" or "auto". */
+struct engine_config {
+    char model[4096];    /* path of a model file, or "random:SHAPE[:SEED]" */
+    char backend[16];    /* auto, cpu, cuda */
+    char isa[16];        /* auto, ref, avx2, avx512 */
+    uint32_t threads;    /* compute threads; 0 = processors available */
+    uint32_t ctx_tokens; /* longest sequence; 0 = what the model was trained for and the pool holds */
+    uint64_t kv_bytes;   /* block pool; 0 = what fits 60 % of the memory available */
+    uint32_t block_tokens;     /* 16, 32, 64 or 128; 0 = 64 */
+    uint32_t kv_format;        /* enum kv_format; 0 = kv16 */
+    uint32_t max_rows;         /* token rows a step; 0 = 512 */
+    uint32_t max_seqs;         /* sequences that run at once; 0 = 256 */
+    uint32_t max_queued;       /* requests waiting; 0 = 256 */
+    uint64_t max_queued_tokens; /* prompt tokens waiting; 0 = 4 x the pool */
+    uint32_t step_ms;          /* bound on the time of a step; 0 = 100 */
+    uint8_t no_prefix_cache;   /* 1 = every prompt is computed whole */
+    uint8_t check;             /* 1 = walk all KV invariants after each step (tests) */
+    uint8_t secret[32];        /* of this installation: seeds block keys */
+};
+
+/* What a configuration needs, from headers only: nothing is loaded (--plan, --check, the ready line). */
+struct engine_plan {
+    char arch[32], name[96];
+    uint64_t weight_bytes, activation_bytes, kv_bytes;
+    uint64_t memory_available;
+    uint64_t kv_bytes_per_token;
+    uint32_t ctx_train, ctx_tokens;
+    uint32_t block_tokens, n_blocks;
+    int32_t vocab;
+};
+
+/* 0, or -errno with e: file missing, damaged, architecture unknown, pool too small for one block, ... Any thread. */
+int engine_make_plan(const struct engine_config *c, struct engine_plan *out, struct err *e);
+
+struct engine_sampling {
+    float temperature; /* 0 = greedy */
+    float top_p, min_p, repetition, presence, frequency; /* off: 1, 0, 1, 0, 0 */
+    int32_t top_k;         /* 0 = off */
+    int32_t n_logprobs;    /* -1 none, 0 chosen token only, up to ENGINE_LOGPROBS_MAX */
+    uint64_t seed;
+};
+
+struct engine_bias {
+    int32_t id;
+    float bias;
+};
+
+struct engine_request {
+    const int32_t *prompt; /* copied */
+    size_t n_prompt;       /* >= 1 */
+    uint32_t max_tokens;   /* >= 1; prompt + max_tokens <= ctx_tokens and <= the pool */
+    uint32_t min_tokens;   /* stop ids can't come before */
+    uint32_t n;            /* choices, 1 .. ENGINE_N_MAX */
+    int32_t priority;      /* higher runs first; 0 is normal */
+    struct engine_sampling sampling;
+    const int32_t *stop_ids; /* end a choice; reported as finish "stop" with the id */
+    uint32_t n_stop_ids;
+    const struct engine_bias *bias;
+    uint32_t n_bias;
+    uint8_t salt[32];      /* tenant: blocks are shared only between equal salts */
+    bool progress;         /* PROGRESS events wanted */
+    bool no_cache;         /* do not look up prefixes (blocks are still published) */
+};
+
+enum engine_event_type { ENGINE_TOKENS = 1, ENGINE_PROGRESS, ENGINE_CHOICE_DONE, ENGINE_DONE, ENGINE_FAILED };
+
+enum engine_finish { ENGINE_FINISH_STOP = 1, ENGINE_FINISH_LENGTH, ENGINE_FINISH_CANCELLED };
+
+/* Why a request failed (ENGINE_FAILED). */
+enum engine_failure { ENGINE_FAIL_QUEUE_FULL = 1, ENGINE_FAIL_TOO_LONG, ENGINE_FAIL_INTERNAL };
+
+struct engine_logprob {
+    float logprob; /* of the token at the same index */
+    int32_t n_top;
+    struct {
+        int32_t id;
+        float logprob;
+    } top[ENGINE_LOGPROBS_MAX];
+};
+
+#define ENGINE_EVENT_TOKENS 64
+
+struct engine_event {
+    enum engine_event_type type;
+    uint64_t id;    /* of the request */
+    uint32_t choice;
+    uint32_t n;     /* TOKENS: how many */
+    int32_t tokens[ENGINE_EVENT_TOKENS];
+    struct engine_logprob *logprobs; /* TOKENS of a request with logprobs: [n], valid until the next poll; else NULL */
+    uint32_t done, total, cached;    /* PROGRESS, DONE: prompt tokens computed, in all, found in the cache */
+    enum engine_finish finish;       /* CHOICE_DONE */
+    int32_t stop_id;                 /* CHOICE_DONE by a stop id: the id (it is not among the tokens); else -1 */
+    enum engine_failure failure;     /* FAILED */
+    char text[256];                  /* FAILED: sentence for the client */
+    uint64_t queue_us, prefill_us, decode_us; /* DONE */
+};
+
+enum engine_state { ENGINE_STARTING, ENGINE_LOADING, ENGINE_READY, ENGINE_DEAD };
+
+/* Numbers for /metrics, /ready and the ready line; a snapshot. */
+struct engine_stats {
+    enum engine_state state;
+    char error[ERR_TEXT_MAX];   /* DEAD at start: why */
+    char device[96];            /* "cpu_fast AVX2, 2 threads" */
+    uint32_t load_percent;
+    uint32_t restarts;          /* engines started after the first */
+    uint32_t ctx_tokens, block_tokens;
+    int32_t vocab;
+    uint64_t n_blocks, used_blocks, cached_blocks; /* used: held by sequences; cached: idle, reusable */
+    uint64_t kv_bytes;
+    uint64_t running, waiting, waiting_tokens;
+    uint64_t steps, step_us, rows;
+    uint64_t prompt_tokens, cached_tokens, generated_tokens;
+    uint64_t preemptions, evictions, late_steps; /* late: took more than 2 x step_ms */
+};
+
+enum engine_mode { ENGINE_MODE_THREAD, ENGINE_MODE_EXEC };
+
+struct engine; /* the front's handle */
+
+/* Start an engine. Returns at once: loading goes on behind (engine_stats tells). In EXEC mode `program` is the binary
+ * to start with "--engine-child FD FD FD"; NULL = /proc/self/exe. 0, or -errno with e. */
+int engine_open(struct engine **out, const struct engine_config *c, enum engine_mode mode, const char *program,
+                struct err *e);
+/* Stop and free; requests that live are dropped without events. NULL is fine. */
+void engine_close(struct engine *g);
+
+/* Readable when engine_poll may have something (also when the engine process has died). */
+int engine_fd(const struct engine *g);
+
+/* Queue a request: *id names it in events. 0, or -errno with e: -EAGAIN (segment full: answer 429), -EINVAL (a bound of
+ * engine_request), -ENOMEM, -EPIPE (engine dead for good). */
+int engine_submit(struct engine *g, const struct engine_request *r, uint64_t *id, struct err *e);
+/* Stop a request; its DONE still comes (finish CANCELLED), unless it was already on its way. Unknown id: nothing. */
+void engine_cancel(struct engine *g, uint64_t id);
+/* Stop one choice of a request (a stop string was seen): CHOICE_DONE follows. */
+void engine_cancel_choice(struct engine *g, uint64_t id, uint32_t choice);
+/* A request with logprobs may run `tokens` ahead of the last credit per choice (initially ENGINE_CREDIT): slow readers
+ * pause their own request only. `tokens` is the count of tokens taken so far. */
+#define ENGINE_CREDIT 1024
+void engine_credit(struct engine *g, uint64_t id, uint32_t choice, uint32_t tokens);
+
+/* Next event: 1, or 0 when there is none. Call until 0 after engine_fd was readable. A dead engine is restarted here and
+ * live requests are resubmitted; after 3 restarts within 60 s it stays dead and every live request FAILs. */
+int engine_poll(struct engine *g, struct engine_event *ev);
+
+void engine_get_stats(struct engine *g, struct engine_stats *out);
+/* Process id of an EXEC engine, 0 otherwise (tests, logs). */
+int engine_pid(const struct engine *g);
+
+/* main() of the child: argv after "--engine-child". Returns the exit status. */
+int engine_child_main(int argc, char **argv);
+
+#endif

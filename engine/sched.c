@@ -1,0 +1,308 @@
+/* sched - see sched.h. */
+#include "engine/sched.h"
+
+#include "engine/base/vec.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+int sched_open(struct sched *s, const struct sched_limits *limits, struct kvcache *kv)
+{
+    assert(limits->max_seqs > 0 && limits->max_seqs <= limits->max_rows);
+    memset(s, 0, sizeof *s);
+    s->limits = *limits;
+    s->kv = kv;
+    budget_init(&s->budget);
+    s->slots = calloc(limits->max_seqs, sizeof *s->slots);
+    s->running = calloc(limits->max_seqs, sizeof *s->running);
+    s->prefill = calloc(limits->max_seqs, sizeof *s->prefill);
+    s->plan.runs = calloc(limits->max_seqs, sizeof *s->plan.runs);
+    s->plan.copies = calloc(limits->max_seqs, sizeof *s->plan.copies);
+    if (!s->slots || !s->running || !s->prefill || !s->plan.runs || !s->plan.copies) {
+        sched_close(s);
+        return -ENOMEM;
+    }
+    return 0;
+}
+
+void sched_close(struct sched *s)
+{
+    free(s->slots);
+    free(s->running);
+    free(s->waiting);
+    free(s->prefill);
+    free(s->plan.runs);
+    free(s->plan.copies);
+    memset(s, 0, sizeof *s);
+}
+
+/* -- the two ordered lists */
+
+/* Where q stands or would stand in a list in queue order. */
+static size_t place_of(struct seq *const *list, size_t n, const struct seq *q)
+{
+    size_t lo = 0, hi = n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (seq_compare(list[mid], q) < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+static void list_insert(struct seq **list, size_t n, struct seq *q)
+{
+    size_t at = place_of(list, n, q);
+    memmove(list + at + 1, list + at, (n - at) * sizeof *list);
+    list[at] = q;
+}
+
+static void list_remove(struct seq **list, size_t n, const struct seq *q)
+{
+    size_t at = place_of(list, n, q);
+    assert(at < n && list[at] == q);
+    memmove(list + at, list + at + 1, (n - at - 1) * sizeof *list);
+}
+
+static uint32_t choices_to_come(const struct seq *q)
+{
+    return q->forks ? q->req->n - 1 : 0;
+}
+
+static int wait_again(struct sched *s, struct seq *q)
+{
+    int ret = vec_grow(&s->waiting, &s->cap_waiting, s->n_waiting + 1, sizeof *s->waiting);
+    if (ret)
+        return ret;
+    list_insert(s->waiting, s->n_waiting++, q);
+    s->waiting_tokens += q->n_known;
+    q->state = SEQ_WAITING;
+    return 0;
+}
+
+int sched_add(struct sched *s, struct seq *q)
+{
+    /* room for every running sequence too, so that preemption never allocates */
+    int ret = vec_grow(&s->waiting, &s->cap_waiting, s->n_waiting + 1 + s->limits.max_seqs, sizeof *s->waiting);
+    return ret ? ret : wait_again(s, q);
+}
+
+static void leave_queue(struct sched *s, struct seq *q)
+{
+    list_remove(s->waiting, s->n_waiting--, q);
+    s->waiting_tokens -= q->n_known;
+}
+
+static void enter_slot(struct sched *s, struct seq *q)
+{
+    uint32_t slot = 0;
+    while (s->slots[slot])
+        slot++;
+    assert(slot < s->limits.max_seqs && s->n_running < s->limits.max_seqs);
+    s->slots[slot] = q;
+    q->slot = (int32_t)slot;
+    q->state = SEQ_RUNNING;
+    list_insert(s->running, s->n_running++, q);
+}
+
+static void leave_slot(struct sched *s, struct seq *q)
+{
+    kvcache_release(s->kv, q);
+    list_remove(s->running, s->n_running--, q);
+    s->slots[q->slot] = NULL;
+    q->slot = -1;
+    s->slots_promised -= choices_to_come(q);
+}
+
+static void preempt(struct sched *s, struct seq *q)
+{
+    leave_slot(s, q);
+    int ret = wait_again(s, q);
+    assert(ret == 0); /* sched_add made the room */
+    (void)ret;
+    s->n_preempted++;
+}
+
+void sched_adopt(struct sched *s, struct seq *parent, struct seq *child)
+{
+    assert(parent->forks && s->slots_promised > 0);
+    s->slots_promised--;
+    kvcache_fork(s->kv, parent, child);
+    enter_slot(s, child);
+}
+
+void sched_remove(struct sched *s, struct seq *q)
+{
+    if (q->state == SEQ_RUNNING)
+        leave_slot(s, q);
+    else if (q->state == SEQ_WAITING)
+        leave_queue(s, q);
+    q->state = SEQ_OVER;
+}
+
+/* -- a step */
+
+/* Blocks for n_tokens of q, and the block of `from` its own: preempting from the back of the running list if need be.
+ * False when q itself had to go. */
+static bool ensure_blocks(struct sched *s, struct seq *q, uint64_t from, uint64_t n_tokens)
+{
+    struct kvcache_copy copy;
+    for (;;) {
+        int ret = kvcache_extend(s->kv, q, n_tokens);
+        if (ret == 0 && (ret = kvcache_own(s->kv, q, from, &copy)) >= 0) {
+            if (ret == 1)
+                s->plan.copies[s->plan.n_copies++] = copy;
+            return true;
+        }
+        struct seq *victim = s->running[s->n_running - 1];
+        preempt(s, victim);
+        if (victim == q)
+            return false;
+    }
+}
+
+static void add_run(struct sched *s, struct seq *q, uint64_t begin, uint32_t rows)
+{
+    struct plan *p = &s->plan;
+    bool last = begin + rows == q->n_known;
+    uint32_t draws = !last ? 0 : q->forks ? q->req->n : 1;
+    p->runs[p->n_runs++] = (struct plan_run){(uint32_t)q->slot, rows, begin, draws};
+    p->n_rows += rows;
+    p->n_draws += draws;
+    p->pairs += budget_pairs(begin, rows);
+    table_fill(&q->table, begin, begin + rows);
+}
+
+/* A generation that goes on has exactly its last known token to compute. */
+static bool is_decode(const struct seq *q, uint64_t *begin)
+{
+    uint64_t end;
+    return table_next_absent(&q->table, q->n_known, begin, &end) && *begin + 1 == q->n_known &&
+           seq_generated(q) > 0;
+}
+
+static void plan_decodes(struct sched *s)
+{
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        struct seq *q = s->running[i];
+        uint64_t at;
+        if (seq_paused(q) || !is_decode(q, &at))
+            continue;
+        if (!ensure_blocks(s, q, at, q->n_known))
+            break; /* q was the last one left */
+        add_run(s, q, at, 1);
+        s->plan.n_decode++;
+    }
+}
+
+/* Let waiting sequences in while they fit. */
+static void admit(struct sched *s)
+{
+    while (s->n_waiting > 0) {
+        struct seq *q = s->waiting[0];
+        uint32_t slots = 1 + choices_to_come(q);
+        if (s->n_running + s->slots_promised + slots > s->limits.max_seqs)
+            return;
+        kvcache_match(s->kv, q);
+        uint32_t spare = s->n_running; /* each running sequence may want one more block soon */
+        if (kvcache_missing(s->kv, q, q->n_known) + spare > kvcache_available(s->kv) ||
+            kvcache_extend(s->kv, q, q->n_known) != 0) {
+            kvcache_release(s->kv, q);
+            return;
+        }
+        leave_queue(s, q);
+        s->slots_promised += slots - 1;
+        enter_slot(s, q);
+    }
+}
+
+static uint64_t absent_rows(const struct seq *q)
+{
+    uint64_t begin, end;
+    return table_next_absent(&q->table, q->n_known, &begin, &end) ? q->n_known - begin : 0;
+}
+
+/* Running sequences with prefill work, those with least left first; *oldest is the first of them in queue order. */
+static uint32_t collect_prefills(struct sched *s, struct seq **oldest)
+{
+    uint32_t n = 0;
+    *oldest = NULL;
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        struct seq *q = s->running[i];
+        uint64_t at;
+        if (seq_paused(q) || is_decode(q, &at) || absent_rows(q) == 0)
+            continue;
+        if (!*oldest)
+            *oldest = q;
+        uint32_t j = n++;
+        for (; j > 0 && absent_rows(s->prefill[j - 1]) > absent_rows(q); j--)
+            s->prefill[j] = s->prefill[j - 1];
+        s->prefill[j] = q;
+    }
+    return n;
+}
+
+static uint64_t least_of(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static void plan_prefills(struct sched *s)
+{
+    struct seq *oldest;
+    uint32_t n = collect_prefills(s, &oldest), rows_left = s->limits.max_rows - s->plan.n_rows;
+    double left = s->limits.step_ns - budget_predict(&s->budget, s->plan.n_rows, s->plan.pairs);
+    for (uint32_t i = 0; i < n; i++) {
+        struct seq *q = s->prefill[i];
+        uint64_t begin, end;
+        table_next_absent(&q->table, q->n_known, &begin, &end);
+        uint32_t most = (uint32_t)least_of(end - begin, rows_left);
+        uint32_t share = (uint32_t)least_of(most, (rows_left + n - i - 1) / (n - i));
+        uint32_t rows = budget_rows(&s->budget, begin, share, left / (n - i));
+        uint32_t floor = (uint32_t)least_of(most, SCHED_MIN_CHUNK);
+        if (rows < floor)
+            rows = q == oldest ? floor : 0;
+        if (rows == 0)
+            continue;
+        left -= budget_cost(&s->budget, begin, rows);
+        add_run(s, q, begin, rows);
+        rows_left -= rows;
+    }
+}
+
+const struct plan *sched_step(struct sched *s, uint64_t number)
+{
+    struct plan *p = &s->plan;
+    p->step = number;
+    p->n_runs = p->n_copies = p->n_rows = p->n_draws = p->n_decode = 0;
+    p->pairs = 0;
+    plan_decodes(s);
+    admit(s);
+    plan_prefills(s);
+    p->predicted_ns = (uint64_t)budget_predict(&s->budget, p->n_rows, p->pairs);
+    return p->n_runs ? p : NULL;
+}
+
+void sched_check(const struct sched *s)
+{
+    uint64_t tokens = 0;
+    uint32_t promised = 0, in_slots = 0;
+    for (size_t i = 0; i < s->n_waiting; i++) {
+        assert(s->waiting[i]->state == SEQ_WAITING && s->waiting[i]->table.n == 0);
+        assert(i == 0 || seq_compare(s->waiting[i - 1], s->waiting[i]) < 0);
+        tokens += s->waiting[i]->n_known;
+    }
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        assert(s->running[i]->state == SEQ_RUNNING && s->slots[s->running[i]->slot] == s->running[i]);
+        assert(i == 0 || seq_compare(s->running[i - 1], s->running[i]) < 0);
+        promised += choices_to_come(s->running[i]);
+    }
+    for (uint32_t i = 0; i < s->limits.max_seqs; i++)
+        in_slots += s->slots[i] != NULL;
+    assert(in_slots == s->n_running && promised == s->slots_promised && tokens == s->waiting_tokens);
+    assert(s->n_running + s->slots_promised <= s->limits.max_seqs);
+    kvcache_check(s->kv, s->slots, s->limits.max_seqs);
+}

@@ -1,10 +1,10 @@
 /* boundary - the memory segment between front and engine: what is where, and every message that crosses.
  *
- * Layout: header | in ring | out ring | arena. No pointers; everything is an offset from the start, so both sides map it
- * where they like. The front makes it (memfd) and writes the header; the engine only reads the header's constant part
- * and writes `status`. Who frees what: arena extents are the FRONT's: it allocates one per submit and frees it after the
- * request's last message, when the engine (which copied all it needs when it read SUBMIT) can't look at it any more.
- * Results travel inside the out ring's messages.
+ * Layout: header | in ring | out ring | arena. No pointers; everything is an offset from the start, so both sides map
+ * it where they like. The front makes it (memfd) and writes the header; the engine only reads the header's constant
+ * part and writes `status`. Who frees what: arena extents are the FRONT's: it allocates one per submit and frees it
+ * after the request's last message, when the engine (which copied all it needs when it read SUBMIT) can't look at it
+ * any more. Results travel inside the out ring's messages.
  *
  * Both directions distrust: the engine checks offsets against the arena, the front checks everything (engine.h).
  * Every message begins with struct msg_head; a version or size that is not known is an error, never a guess.
@@ -28,7 +28,7 @@
 struct boundary_status {
     _Atomic uint32_t state; /* enum engine_state */
     _Atomic uint32_t load_permille;
-    _Atomic uint64_t alive; /* grows with every turn of the loop */
+    _Atomic uint64_t alive;            /* grows with every turn of the loop */
     uint32_t ctx_tokens, block_tokens; /* these and down to error: written before state leaves LOADING */
     int32_t vocab;
     uint32_t n_blocks;
@@ -82,10 +82,21 @@ void boundary_close(struct boundary *b);
 void boundary_wake(int fd);
 void boundary_clear(int fd);
 
+/* The engine's side over a mapped boundary: load, run until QUIT, clean up (loop.c). 0, or -errno with the sentence in
+ * the status. */
+int engine_main(struct boundary *b);
+
 /* -- messages */
 enum msg_type {
-    MSG_SUBMIT = 1, MSG_CANCEL, MSG_CREDIT, MSG_QUIT,                    /* in */
-    MSG_TOKENS = 16, MSG_PROGRESS, MSG_CHOICE_DONE, MSG_DONE, MSG_FAILED /* out */
+    MSG_SUBMIT = 1,
+    MSG_CANCEL,
+    MSG_CREDIT,
+    MSG_QUIT, /* in */
+    MSG_TOKENS = 16,
+    MSG_PROGRESS,
+    MSG_CHOICE_DONE,
+    MSG_DONE,
+    MSG_FAILED /* out */
 };
 
 struct msg_head {

@@ -51,8 +51,8 @@ void budget_learn(struct budget *b, uint32_t rows, uint64_t pairs, uint64_t ns)
         denom += x[i] * px[i];
     }
     double guess = b->theta[0] * x[0] + b->theta[1] * x[1] + b->theta[2] * x[2], err = (double)ns - guess;
-    /* A step that another process held up says little: after the first few, one surprise moves the fit by at most its own
-     * prediction. */
+    /* A step that another process held up says little: after the first few, one surprise moves the fit by at most its
+     * own prediction. */
     double cap = fmax(fabs(guess), 1e5);
     if (b->n >= 8)
         err = fmax(-cap, fmin(cap, err));

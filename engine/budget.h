@@ -1,8 +1,9 @@
 /* budget - how long will a step take, and how many rows fit in what is left of it.
  *
  * Model: ns = a + b * rows + c * pairs, where pairs counts (row, key) pairs of attention. The three are fitted to
- * measured steps by recursive least squares with forgetting (Haykin, Adaptive Filter Theory, ch. 10), so that they follow the machine.
- * Pure arithmetic on numbers it is given: no clock inside, the same inputs give the same answers. Engine thread.
+ * measured steps by recursive least squares with forgetting (Haykin, Adaptive Filter Theory, ch. 10), so that they
+ * follow the machine. Pure arithmetic on numbers it is given: no clock inside, the same inputs give the same answers.
+ * Engine thread.
  */
 #ifndef HEARTH_ENGINE_BUDGET_H
 #define HEARTH_ENGINE_BUDGET_H

@@ -1,12 +1,12 @@
 /* engine - the boundary between text and tokens: what the front may ask of an engine and what comes back.
  *
- * Ints cross, text does not: prompts, stop ids and results are token ids. Behind this header lies a memory segment with two
- * rings and an arena (boundary.h); the engine runs over it as a thread of this process or as a fresh exec without
+ * Ints cross, text does not: prompts, stop ids and results are token ids. Behind this header lies a memory segment with
+ * two rings and an arena (boundary.h); the engine runs over it as a thread of this process or as a fresh exec without
  * network. If the process dies, the front keeps its requests, starts a new one and resubmits prompt + tokens already
  * produced; the random stream and the penalties go on where they were, so the client sees the same tokens.
  *
- * All calls: one front thread (the HTTP loop), except where noted. What comes out of the segment is checked before it is
- * handed on: an event names a live request and choice, ids below the vocabulary, and never more than was asked for.
+ * All calls: one front thread (the HTTP loop), except where noted. What comes out of the segment is checked before it
+ * is handed on: an event names a live request and choice, ids below the vocabulary, and never more than was asked for.
  */
 #ifndef HEARTH_ENGINE_ENGINE_H
 #define HEARTH_ENGINE_ENGINE_H
@@ -22,24 +22,25 @@
 #define ENGINE_N_MAX        128
 #define ENGINE_BIAS_MAX     1024
 
-/* Everything an engine needs to start. Plain data: it crosses exec inside the segment. Zero means "default" or "auto". */
+/* Everything an engine needs to start. Plain data: it crosses exec inside the segment. Zero means "default" or "auto".
+ */
 struct engine_config {
-    char model[4096];    /* path of a model file, or "random:SHAPE[:SEED]" */
-    char backend[16];    /* auto, cpu, cuda */
-    char isa[16];        /* auto, ref, avx2, avx512 */
-    uint32_t threads;    /* compute threads; 0 = processors available */
-    uint32_t ctx_tokens; /* longest sequence; 0 = what the model was trained for and the pool holds */
-    uint64_t kv_bytes;   /* block pool; 0 = what fits 60 % of the memory available */
-    uint32_t block_tokens;     /* 16, 32, 64 or 128; 0 = 64 */
-    uint32_t kv_format;        /* enum kv_format; 0 = kv16 */
-    uint32_t max_rows;         /* token rows a step; 0 = 512 */
-    uint32_t max_seqs;         /* sequences that run at once; 0 = 256 */
-    uint32_t max_queued;       /* requests waiting; 0 = 256 */
+    char model[4096];           /* path of a model file, or "random:SHAPE[:SEED]" */
+    char backend[16];           /* auto, cpu, cuda */
+    char isa[16];               /* auto, ref, avx2, avx512 */
+    uint32_t threads;           /* compute threads; 0 = processors available */
+    uint32_t ctx_tokens;        /* longest sequence; 0 = what the model was trained for and the pool holds */
+    uint64_t kv_bytes;          /* block pool; 0 = what fits 60 % of the memory available */
+    uint32_t block_tokens;      /* 16, 32, 64 or 128; 0 = 64 */
+    uint32_t kv_format;         /* enum kv_format; 0 = kv16 */
+    uint32_t max_rows;          /* token rows a step; 0 = 512 */
+    uint32_t max_seqs;          /* sequences that run at once; 0 = 256 */
+    uint32_t max_queued;        /* requests waiting; 0 = 256 */
     uint64_t max_queued_tokens; /* prompt tokens waiting; 0 = 4 x the pool */
-    uint32_t step_ms;          /* bound on the time of a step; 0 = 100 */
-    uint8_t no_prefix_cache;   /* 1 = every prompt is computed whole */
-    uint8_t check;             /* 1 = walk all KV invariants after each step (tests) */
-    uint8_t secret[32];        /* of this installation: seeds block keys */
+    uint32_t step_ms;           /* bound on the time of a step; 0 = 100 */
+    uint8_t no_prefix_cache;    /* 1 = every prompt is computed whole */
+    uint8_t check;              /* 1 = walk all KV invariants after each step (tests) */
+    uint8_t secret[32];         /* of this installation: seeds block keys */
 };
 
 /* What a configuration needs, from headers only: nothing is loaded (--plan, --check, the ready line). */
@@ -57,10 +58,10 @@ struct engine_plan {
 int engine_make_plan(const struct engine_config *c, struct engine_plan *out, struct err *e);
 
 struct engine_sampling {
-    float temperature; /* 0 = greedy */
+    float temperature;                                   /* 0 = greedy */
     float top_p, min_p, repetition, presence, frequency; /* off: 1, 0, 1, 0, 0 */
-    int32_t top_k;         /* 0 = off */
-    int32_t n_logprobs;    /* -1 none, 0 chosen token only, up to ENGINE_LOGPROBS_MAX */
+    int32_t top_k;                                       /* 0 = off */
+    int32_t n_logprobs;                                  /* -1 none, 0 chosen token only, up to ENGINE_LOGPROBS_MAX */
     uint64_t seed;
 };
 
@@ -81,9 +82,9 @@ struct engine_request {
     uint32_t n_stop_ids;
     const struct engine_bias *bias;
     uint32_t n_bias;
-    uint8_t salt[32];      /* tenant: blocks are shared only between equal salts */
-    bool progress;         /* PROGRESS events wanted */
-    bool no_cache;         /* do not look up prefixes (blocks are still published) */
+    uint8_t salt[32]; /* tenant: blocks are shared only between equal salts */
+    bool progress;    /* PROGRESS events wanted */
+    bool no_cache;    /* do not look up prefixes (blocks are still published) */
 };
 
 enum engine_event_type { ENGINE_TOKENS = 1, ENGINE_PROGRESS, ENGINE_CHOICE_DONE, ENGINE_DONE, ENGINE_FAILED };
@@ -106,9 +107,9 @@ struct engine_logprob {
 
 struct engine_event {
     enum engine_event_type type;
-    uint64_t id;    /* of the request */
+    uint64_t id; /* of the request */
     uint32_t choice;
-    uint32_t n;     /* TOKENS: how many */
+    uint32_t n; /* TOKENS: how many */
     int32_t tokens[ENGINE_EVENT_TOKENS];
     struct engine_logprob *logprobs; /* TOKENS of a request with logprobs: [n], valid until the next poll; else NULL */
     uint32_t done, total, cached;    /* PROGRESS, DONE: prompt tokens computed, in all, found in the cache */
@@ -124,10 +125,10 @@ enum engine_state { ENGINE_STARTING, ENGINE_LOADING, ENGINE_READY, ENGINE_DEAD }
 /* Numbers for /metrics, /ready and the ready line; a snapshot. */
 struct engine_stats {
     enum engine_state state;
-    char error[ERR_TEXT_MAX];   /* DEAD at start: why */
-    char device[96];            /* "cpu_fast AVX2, 2 threads" */
+    char error[ERR_TEXT_MAX]; /* DEAD at start: why */
+    char device[96];          /* "cpu_fast AVX2, 2 threads" */
     uint32_t load_percent;
-    uint32_t restarts;          /* engines started after the first */
+    uint32_t restarts; /* engines started after the first */
     uint32_t ctx_tokens, block_tokens;
     int32_t vocab;
     uint64_t n_blocks, used_blocks, cached_blocks; /* used: held by sequences; cached: idle, reusable */
@@ -164,8 +165,8 @@ void engine_cancel_choice(struct engine *g, uint64_t id, uint32_t choice);
 #define ENGINE_CREDIT 1024
 void engine_credit(struct engine *g, uint64_t id, uint32_t choice, uint32_t tokens);
 
-/* Next event: 1, or 0 when there is none. Call until 0 after engine_fd was readable. A dead engine is restarted here and
- * live requests are resubmitted; after 3 restarts within 60 s it stays dead and every live request FAILs. */
+/* Next event: 1, or 0 when there is none. Call until 0 after engine_fd was readable. A dead engine is restarted here
+ * and live requests are resubmitted; after 3 restarts within 60 s it stays dead and every live request FAILs. */
 int engine_poll(struct engine *g, struct engine_event *ev);
 
 void engine_get_stats(struct engine *g, struct engine_stats *out);

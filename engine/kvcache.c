@@ -111,8 +111,8 @@ uint32_t kvcache_missing(const struct kvcache *c, const struct seq *s, uint64_t 
     return want > s->table.n ? (uint32_t)(want - s->table.n) : 0;
 }
 
-/* Make n blocks free. All steps before have been queued on the same stream or have finished, so what is evicted now may be
- * written by the next step. */
+/* Make n blocks free. All steps before have been queued on the same stream or have finished, so what is evicted now may
+ * be written by the next step. */
 static bool make_free(struct kvcache *c, uint32_t n)
 {
     if (n > kvcache_available(c))

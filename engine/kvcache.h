@@ -2,8 +2,8 @@
  *
  * The only place where pool, prefix and table meet. Full blocks are immutable, known to the prefix cache and shared by
  * reference count, whether prefill or decode wrote them. A block being filled belongs to one sequence; a fork shares
- * it until one of them writes (copy on write). When two sequences computed the same block, the second takes the first's.
- * Engine thread; no allocation after open.
+ * it until one of them writes (copy on write). When two sequences computed the same block, the second takes the
+ * first's. Engine thread; no allocation after open.
  */
 #ifndef HEARTH_ENGINE_KVCACHE_H
 #define HEARTH_ENGINE_KVCACHE_H
@@ -16,8 +16,8 @@ struct kvcache {
     struct pool *pool;
     struct prefix *prefix;
     uint32_t block_tokens;
-    bool enabled;      /* look up and publish */
-    uint64_t queued;   /* number of the last queued step: blocks given back are released with it */
+    bool enabled;    /* look up and publish */
+    uint64_t queued; /* number of the last queued step: blocks given back are released with it */
     uint64_t evictions;
 };
 
@@ -27,10 +27,10 @@ struct kvcache_copy { /* a block to copy before the step runs */
 
 /* What besides the ids decides a block's bytes: the seed of its key chain. */
 struct kvcache_identity {
-    uint8_t secret[32];              /* of the installation */
-    struct hash_key model;           /* fingerprint of weights and metadata */
-    uint32_t block_tokens, format;   /* kv format policy */
-    const char *numerics;            /* "cpu_ref", "cpu_fast": backends whose bits may differ */
+    uint8_t secret[32];            /* of the installation */
+    struct hash_key model;         /* fingerprint of weights and metadata */
+    uint32_t block_tokens, format; /* kv format policy */
+    const char *numerics;          /* "cpu_ref", "cpu_fast": backends whose bits may differ */
 };
 
 int kvcache_open(struct kvcache *c, uint32_t n_blocks, uint32_t block_tokens, bool enabled);

@@ -20,8 +20,8 @@ struct plan_run {
 struct plan {
     uint64_t step;
     uint32_t n_runs, n_copies, n_rows, n_draws;
-    uint32_t n_decode;    /* runs of one row that continue a generation */
-    uint64_t pairs;       /* (row, key) pairs of attention: the cost model's third term */
+    uint32_t n_decode; /* runs of one row that continue a generation */
+    uint64_t pairs;    /* (row, key) pairs of attention: the cost model's third term */
     uint64_t predicted_ns;
     struct plan_run *runs;       /* decode runs first, then prefill */
     struct kvcache_copy *copies; /* blocks to copy before anything is computed */

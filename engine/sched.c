@@ -140,7 +140,7 @@ void sched_remove(struct sched *s, struct seq *q)
         leave_slot(s, q);
     else if (q->state == SEQ_WAITING)
         leave_queue(s, q);
-    q->state = SEQ_OVER;
+    q->state = SEQ_OVER; /* an unborn choice stands nowhere */
 }
 
 /* -- a step */
@@ -180,8 +180,7 @@ static void add_run(struct sched *s, struct seq *q, uint64_t begin, uint32_t row
 static bool is_decode(const struct seq *q, uint64_t *begin)
 {
     uint64_t end;
-    return table_next_absent(&q->table, q->n_known, begin, &end) && *begin + 1 == q->n_known &&
-           seq_generated(q) > 0;
+    return table_next_absent(&q->table, q->n_known, begin, &end) && *begin + 1 == q->n_known && seq_generated(q) > 0;
 }
 
 static void plan_decodes(struct sched *s)

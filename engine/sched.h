@@ -4,13 +4,13 @@
  *   1. Every running generation gets its row. If there is no block for it, the last of the running (lowest priority,
  *      latest arrival) is preempted: it gives its blocks back, keeps its tokens and waits at its old place.
  *   2. What is left of step_ms (by the cost model, budget.h) goes to prefill. Several prompts share it: equal shares of
- *      time, shortest remaining first, what one does not need flows on; the oldest always gets at least MIN_CHUNK rows.
- *   3. Waiting sequences are admitted in order while there are slots, and blocks for all their known tokens, leaving one
- *      spare block for each running sequence. The first that does not fit holds the queue: nobody starves.
- * So the oldest of the highest priority always finishes: in the end it runs alone, and its need fits the pool.
+ *      time, shortest remaining first, what one does not need flows on. The oldest always gets SCHED_MIN_CHUNK rows.
+ *   3. Waiting sequences are admitted in order while there are slots, and blocks for all their known tokens, leaving
+ * one spare block for each running sequence. The first that does not fit holds the queue: nobody starves. So the oldest
+ * of the highest priority always finishes: in the end it runs alone, and its need fits the pool.
  *
- * The scheduler sees sequences, counts and predicted times; no model, no clock, no bytes. Engine thread. The queue grows
- * when a request comes in; a step allocates nothing.
+ * The scheduler sees sequences, counts and predicted times; no model, no clock, no bytes. Engine thread. The queue
+ * grows when a request comes in; a step allocates nothing.
  */
 #ifndef HEARTH_ENGINE_SCHED_H
 #define HEARTH_ENGINE_SCHED_H

@@ -1,8 +1,8 @@
 /* seq - a request and its choices, each a sequence of token ids on its way through the engine.
  *
  * A sequence tells three counts apart: known ids (prompt and accepted tokens), computed positions (kv/table), and sent
- * tokens (outbox). Everything a sequence can grow to is reserved when the request comes in, so that a step allocates nothing.
- * Engine thread.
+ * tokens (outbox). Everything a sequence can grow to is reserved when the request comes in, so that a step allocates
+ * nothing. Engine thread.
  */
 #ifndef HEARTH_ENGINE_SEQ_H
 #define HEARTH_ENGINE_SEQ_H
@@ -15,7 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct request { /* what the choices share */
+struct request {        /* what the choices share */
     uint64_t id, order; /* order of arrival, for the queue */
     uint32_t n, n_over; /* choices in all; choices whose CHOICE_DONE has been sent */
     uint32_t n_prompt, max_tokens, min_tokens;
@@ -25,13 +25,14 @@ struct request { /* what the choices share */
     struct sample_bias *bias;
     int32_t *stop_ids;
     uint32_t n_bias, n_stop;
-    struct hash_key root;  /* seed of its block keys */
-    uint32_t cached;       /* prompt tokens found in the cache at first admission */
+    struct hash_key root; /* seed of its block keys */
+    uint32_t cached;      /* prompt tokens found in the cache at first admission */
     bool admitted, failed;
     uint64_t arrived_ns, admitted_ns, first_ns, last_ns;
 };
 
 enum seq_state {
+    SEQ_UNBORN,  /* a choice that will fork from choice 0 */
     SEQ_WAITING, /* in the queue: no slot, no blocks */
     SEQ_RUNNING, /* has a slot; may hold blocks */
     SEQ_OVER,    /* finished: blocks given back, tokens may still have to be sent */
@@ -56,12 +57,12 @@ struct seq {
     uint32_t n_keys, n_published;
     struct seq_seen seen;
     /* output */
-    uint32_t n_sent;        /* generated tokens handed to the front */
-    uint32_t credit;        /* generated tokens the front says it has taken */
+    uint32_t n_sent;                 /* generated tokens handed to the front */
+    uint32_t credit;                 /* generated tokens the front says it has taken */
     struct engine_logprob *logprobs; /* ring of ENGINE_CREDIT, by generated index; NULL when not asked for */
     enum engine_finish finish;
     int32_t stop_id;
-    bool forks;    /* choice 0 of n > 1 whose other choices are not made yet */
+    bool forks; /* choice 0 of n > 1 whose other choices are not made yet */
     uint32_t progress_sent;
 };
 
@@ -70,8 +71,8 @@ static inline uint32_t seq_generated(const struct seq *s)
     return s->n_known - s->n_prompt;
 }
 
-/* A sequence for one choice with room for everything; ids are the prompt (and the given tokens, which count as generated).
- * NULL when there is no memory. */
+/* A sequence for one choice with room for everything; ids are the prompt (and the given tokens, which count as
+ * generated). NULL when there is no memory. */
 struct seq *seq_open(struct request *r, uint32_t choice, const int32_t *prompt, const int32_t *given, uint32_t n_given,
                      uint32_t block_tokens);
 void seq_close(struct seq *s); /* NULL is fine. The blocks were given back before */

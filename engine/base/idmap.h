@@ -9,7 +9,7 @@ struct idmap {
     struct idmap_slot {
         uint64_t id;
         void *value; /* NULL = empty */
-    } *slots;
+    } * slots;
     size_t n, cap; /* cap 0 or a power of two, at most 3/4 full */
 };
 

@@ -35,15 +35,21 @@ static uint64_t whole(size_t n)
     return ((uint64_t)n + 4 + 7) & ~(uint64_t)7;
 }
 
+bool ring_has_room(const struct ring *r, size_t n)
+{
+    uint64_t head = atomic_load_explicit(&r->shared->head, memory_order_relaxed);
+    /* acquire: the consumer has finished reading what it says it consumed */
+    uint64_t tail = atomic_load_explicit(&r->shared->tail, memory_order_acquire);
+    return head - tail <= r->cap && whole(n) <= r->cap - (head - tail);
+}
+
 int ring_push(struct ring *r, const void *bytes, size_t n)
 {
     if (n == 0 || n > ring_max_message(r))
         return -EMSGSIZE;
-    uint64_t head = atomic_load_explicit(&r->shared->head, memory_order_relaxed);
-    /* acquire: the consumer has finished reading what it says it consumed */
-    uint64_t tail = atomic_load_explicit(&r->shared->tail, memory_order_acquire);
-    if (head - tail > r->cap || whole(n) > r->cap - (head - tail))
+    if (!ring_has_room(r, n))
         return -EAGAIN;
+    uint64_t head = atomic_load_explicit(&r->shared->head, memory_order_relaxed);
     uint32_t len = (uint32_t)n;
     copy_in(r, head, &len, sizeof len);
     copy_in(r, head + 4, bytes, n);

@@ -1,19 +1,22 @@
 /* ring - one producer, one consumer, byte messages, in memory that two threads or two processes share.
  *
- * The shared part is two counters and the bytes: no pointers, so it may be mapped anywhere. Each side keeps the capacity
- * in its own struct and never reads it from shared memory again. The consumer distrusts what it reads: a length or a
- * counter that makes no sense gives -EBADMSG, never an access outside the ring. Wake-ups are not the ring's business.
+ * The shared part is two counters and the bytes: no pointers, so it may be mapped anywhere. Each side keeps the
+ * capacity in its own struct and never reads it from shared memory again. The consumer distrusts what it reads: a
+ * length or a counter that makes no sense gives -EBADMSG, never an access outside the ring. Wake-ups are not the ring's
+ * business.
  *
- * A message is a u32 length, the bytes, and padding to 8. It may wrap; pop copies it out, so it can't change afterwards.
+ * A message is a u32 length, the bytes, and padding to 8. It may wrap; pop copies it out, so it can't change
+ * afterwards.
  */
 #ifndef HEARTH_BASE_RING_H
 #define HEARTH_BASE_RING_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-struct ring_shared { /* lies in the segment */
+struct ring_shared {       /* lies in the segment */
     _Atomic uint64_t head; /* bytes produced since the beginning */
     char pad0[56];
     _Atomic uint64_t tail; /* bytes consumed */
@@ -46,8 +49,11 @@ static inline size_t ring_max_message(const struct ring *r)
 /* Producer. 0; -EAGAIN: no room now; -EMSGSIZE: can never fit. */
 int ring_push(struct ring *r, const void *bytes, size_t n);
 
-/* Consumer. Copies one message out: its length (> 0), 0 when there is none, -EMSGSIZE when buf is too small (the message
- * stays), -EBADMSG when the shared bytes make no sense (the ring is dead then). */
+/* Producer. Can a message of n bytes be pushed now? */
+bool ring_has_room(const struct ring *r, size_t n);
+
+/* Consumer. Copies one message out: its length (> 0), 0 when there is none, -EMSGSIZE when buf is too small (the
+ * message stays), -EBADMSG when the shared bytes make no sense (the ring is dead then). */
 ptrdiff_t ring_pop(struct ring *r, void *buf, size_t cap);
 
 #endif

@@ -101,6 +101,8 @@ struct backend_ops {
     void (*release)(struct backend *be, void *p, size_t bytes);
     void (*upload)(struct backend *be, void *to, const void *host, size_t bytes);
     void (*download)(struct backend *be, void *host, const void *from, size_t bytes);
+    /* From backend memory to backend memory, queued like an op (a forked sequence gets its own tail block). */
+    void (*copy)(struct backend *be, void *to, const void *from, size_t bytes);
     /* Pack parts (same cols) into backend memory. The host bytes may go after return.
      * 0, -ENOMEM, or -ENOTSUP for a dtype it does not take (named in e). */
     int (*weight_load)(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,

@@ -392,6 +392,7 @@ const struct backend_ops backend_cpu_ref = {
     .release = ref_release,
     .upload = ref_copy,
     .download = ref_copy,
+    .copy = ref_copy,
     .weight_load = ref_weight_load,
     .weight_free = ref_weight_free,
     .weight_bytes = ref_weight_bytes,

@@ -1,7 +1,7 @@
 /* layout - where the bytes of a token are in a block: [layer][kv head][K | V][token][dim].
  *
- * A block of all layers is contiguous, so a move between tiers is one copy and one I/O, and a head is one run. All index
- * maths is 64-bit. Knows nothing of pools or tables. Pure; immutable after init.
+ * A block of all layers is contiguous, so a move between tiers is one copy and one I/O, and a head is one run. All
+ * index maths is 64-bit. Knows nothing of pools or tables. Pure; immutable after init.
  */
 #ifndef HEARTH_KV_LAYOUT_H
 #define HEARTH_KV_LAYOUT_H
@@ -13,8 +13,8 @@
 
 struct kv_layout {
     uint32_t n_layers, n_kv_heads, head_dim, block_tokens, format;
-    uint64_t row_bytes;   /* one token's K (or V) of one head */
-    uint64_t head_bytes;  /* K and V of one head, all tokens of the block */
+    uint64_t row_bytes;  /* one token's K (or V) of one head */
+    uint64_t head_bytes; /* K and V of one head, all tokens of the block */
     uint64_t layer_bytes;
     uint64_t block_bytes;
     uint64_t token_bytes; /* block_bytes / block_tokens */

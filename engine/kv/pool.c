@@ -14,7 +14,7 @@ struct pool {
     struct limbo {
         uint64_t step;
         int32_t block;
-    } *limbo; /* ring of n_blocks */
+    } * limbo; /* ring of n_blocks */
 };
 
 int pool_open(struct pool **out, uint32_t n_blocks)

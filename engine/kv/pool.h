@@ -26,11 +26,11 @@ void pool_close(struct pool *p); /* NULL is fine */
 int pool_take(struct pool *p, uint32_t n, int32_t *out);
 /* One more reference to a used or idle block. */
 void pool_ref(struct pool *p, int32_t block);
-/* Give one reference back. `step` is the last queued step that names the block. At zero the block becomes idle when it is
- * cached (true is returned), else limbo until pool_finish(step). */
+/* Give one reference back. `step` is the last queued step that names the block. At zero the block becomes idle when it
+ * is cached (true is returned), else limbo until pool_finish(step). */
 bool pool_drop(struct pool *p, int32_t block, uint64_t step);
-/* The content is known to the prefix cache, or no longer. Only a block with refs > 0 may become cached; an idle block that
- * is uncached goes to limbo until step. */
+/* The content is known to the prefix cache, or no longer. Only a block with refs > 0 may become cached; an idle block
+ * that is uncached goes to limbo until step. */
 void pool_set_cached(struct pool *p, int32_t block, bool cached, uint64_t step);
 /* Every step up to `step` has finished: its limbo blocks are free. */
 void pool_finish(struct pool *p, uint64_t step);

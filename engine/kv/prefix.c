@@ -11,7 +11,7 @@
 struct entry {
     struct hash_key key, root;
     int32_t parent, n_children;
-    int32_t chain;       /* next entry of the same bucket */
+    int32_t chain;        /* next entry of the same bucket */
     int32_t older, newer; /* LRU neighbours while idle */
     bool present, idle;
 };

@@ -1,12 +1,12 @@
 /* prefix - from content to block: which full blocks hold which tokens, and in which order idle ones are given up.
  *
- * Identity of block i of a sequence: key_i = SHA-256(key_{i-1} | ids as LE u32), the chain seeded with a root that names
- * everything else that decides the bytes (kvcache.c). A match needs more than the key: the same root, the same parent
- * entry and the same ids are compared again, so that even an 8-bit key (a test build: -DPREFIX_KEY_BITS=8) gives no
- * wrong block.
+ * Identity of block i of a sequence: key_i = SHA-256(key_{i-1} | ids as LE u32), the chain seeded with a root that
+ * names everything else that decides the bytes (kvcache.c). A match needs more than the key: the same root, the same
+ * parent entry and the same ids are compared again, so that even an 8-bit key (a test build: -DPREFIX_KEY_BITS=8) gives
+ * no wrong block.
  *
- * Idle entries (no sequence holds the block) stand in one LRU list. A sequence gives its blocks up in reverse order, and
- * whoever uses a block uses all its parents; so the oldest idle entry never has a child: eviction is leaf-first.
+ * Idle entries (no sequence holds the block) stand in one LRU list. A sequence gives its blocks up in reverse order,
+ * and whoever uses a block uses all its parents; so the oldest idle entry never has a child: eviction is leaf-first.
  * Entries are arrays indexed by block id: no allocation after open. Engine thread. Every call O(1) or O(ids).
  */
 #ifndef HEARTH_KV_PREFIX_H

@@ -42,7 +42,8 @@ static inline size_t table_blocks_for(uint32_t block_tokens, uint64_t n_tokens)
  * False when there is none. Positions in blocks the table does not have yet count as absent. */
 bool table_next_absent(const struct table *t, uint64_t n_tokens, uint64_t *begin, uint64_t *end);
 
-/* Rows [begin, end) are being computed: they must start at the fill mark of their block and lie in blocks that exist. */
+/* Rows [begin, end) are being computed: they must start at the fill mark of their block and lie in blocks that exist.
+ */
 void table_fill(struct table *t, uint64_t begin, uint64_t end);
 
 /* Abort on a broken invariant. */

@@ -1,0 +1,58 @@
+/* front - state of the front's side, shared by front.c (requests, restart) and front_poll.c (events). Internal. */
+#ifndef HEARTH_ENGINE_FRONT_H
+#define HEARTH_ENGINE_FRONT_H
+
+#include "engine/base/extent.h"
+#include "engine/base/idmap.h"
+#include "engine/boundary.h"
+#include "engine/spawn.h"
+
+#define RESTARTS_MAX   3 /* within RESTART_WINDOW */
+#define RESTART_WINDOW (60 * 1000000000ull)
+
+struct choice {
+    int32_t *tokens; /* produced so far */
+    size_t n, cap;
+    uint32_t credit; /* last credit the client's reader gave */
+    bool over, cancel_due, credit_due;
+};
+
+struct live {
+    uint64_t id;
+    size_t at;             /* index in engine.live */
+    struct msg_submit msg; /* as sent; at, bytes and given parts are made anew for a new engine */
+    struct choice *choices;
+    uint32_t n_over;
+    uint64_t arena_at, arena_bytes;
+    bool cancel_due;
+};
+
+struct engine {
+    struct engine_config config;
+    enum engine_mode mode;
+    char *program;
+    struct boundary b;
+    struct spawn spawn;
+    struct extent_map arena;
+    struct idmap by_id;
+    struct live **live;
+    size_t n_live, cap_live;
+    uint64_t last_id;
+    uint32_t generation, n_due; /* n_due: requests with a small message that waits for room */
+    uint64_t started_ns[RESTARTS_MAX];
+    int epoll;
+    bool dead;    /* for good */
+    char how[64]; /* how the last engine process ended */
+    char error[ERR_TEXT_MAX];
+    struct engine_logprob logprobs[ENGINE_EVENT_TOKENS];
+    uint8_t msg[MSG_MAX];
+};
+
+/* Forget a request. */
+void front_drop(struct engine *g, struct live *r);
+/* Push cancels and credits that had to wait. */
+void front_send_due(struct engine *g);
+/* The engine has ended as g->how says: start a new one and submit everything again, or give up. */
+void front_restart(struct engine *g);
+
+#endif

@@ -1,0 +1,236 @@
+/* front_poll - what comes out of the segment becomes events, after every field has been checked.
+ *
+ * The engine may be a process that went wrong: an unknown request, a choice that is over, an id outside the vocabulary,
+ * a token too many or a wrong size is -EBADMSG, and the engine is ended and started anew as if it had died.
+ */
+#include "engine/front.h"
+
+#include "engine/base/vec.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static int accept_tokens(struct engine *g, struct live *r, size_t n, struct engine_event *ev)
+{
+    struct msg_tokens m;
+    if (n < sizeof m)
+        return -EBADMSG;
+    memcpy(&m, g->msg, sizeof m);
+    bool lp = r->msg.sampling.n_logprobs >= 0;
+    if (m.n < 1 || m.n > ENGINE_EVENT_TOKENS || (m.has_logprobs != 0) != lp ||
+        n != sizeof m + m.n * 4 + (lp ? m.n * sizeof(struct engine_logprob) : 0))
+        return -EBADMSG;
+    struct choice *ch = &r->choices[m.head.choice];
+    if (m.n > r->msg.max_tokens - ch->n)
+        return -EBADMSG;
+    memcpy(ev->tokens, g->msg + sizeof m, m.n * 4);
+    for (uint32_t i = 0; i < m.n; i++)
+        if (ev->tokens[i] < 0 || ev->tokens[i] >= g->b.head->status.vocab)
+            return -EBADMSG;
+    if (lp) {
+        memcpy(g->logprobs, g->msg + sizeof m + m.n * 4, m.n * sizeof *g->logprobs);
+        for (uint32_t i = 0; i < m.n; i++) {
+            if (g->logprobs[i].n_top < 0 || g->logprobs[i].n_top > r->msg.sampling.n_logprobs)
+                return -EBADMSG;
+            for (int32_t j = 0; j < g->logprobs[i].n_top; j++)
+                if (g->logprobs[i].top[j].id < 0 || g->logprobs[i].top[j].id >= g->b.head->status.vocab)
+                    return -EBADMSG;
+        }
+    }
+    if (vec_grow(&ch->tokens, &ch->cap, ch->n + m.n, sizeof *ch->tokens) != 0)
+        return -ENOMEM;
+    memcpy(ch->tokens + ch->n, ev->tokens, m.n * 4);
+    ch->n += m.n;
+    ev->type = ENGINE_TOKENS;
+    ev->n = m.n;
+    ev->logprobs = lp ? g->logprobs : NULL;
+    return 1;
+}
+
+static int accept_choice_done(struct engine *g, struct live *r, size_t n, struct engine_event *ev)
+{
+    struct msg_choice_done m;
+    if (n != sizeof m)
+        return -EBADMSG;
+    memcpy(&m, g->msg, sizeof m);
+    if (m.finish < ENGINE_FINISH_STOP || m.finish > ENGINE_FINISH_CANCELLED || m.stop_id < -1 ||
+        m.stop_id >= g->b.head->status.vocab)
+        return -EBADMSG;
+    r->choices[m.head.choice].over = true;
+    r->n_over++;
+    ev->type = ENGINE_CHOICE_DONE;
+    ev->finish = m.finish;
+    ev->stop_id = m.stop_id;
+    return 1;
+}
+
+static int accept_progress(struct engine *g, struct live *r, size_t n, struct engine_event *ev)
+{
+    struct msg_progress m;
+    if (n != sizeof m)
+        return -EBADMSG;
+    memcpy(&m, g->msg, sizeof m);
+    if (m.total != r->msg.n_prompt || m.done > m.total || m.cached > m.total)
+        return -EBADMSG;
+    ev->type = ENGINE_PROGRESS;
+    ev->done = m.done;
+    ev->total = m.total;
+    ev->cached = m.cached;
+    return 1;
+}
+
+static int accept_done(struct engine *g, struct live *r, size_t n, struct engine_event *ev)
+{
+    struct msg_done m;
+    if (n != sizeof m)
+        return -EBADMSG;
+    memcpy(&m, g->msg, sizeof m);
+    if (m.total != r->msg.n_prompt || m.cached > m.total || r->n_over != r->msg.n)
+        return -EBADMSG;
+    ev->type = ENGINE_DONE;
+    ev->done = ev->total = m.total;
+    ev->cached = m.cached;
+    ev->queue_us = m.queue_us;
+    ev->prefill_us = m.prefill_us;
+    ev->decode_us = m.decode_us;
+    front_drop(g, r);
+    return 1;
+}
+
+static int accept_failed(struct engine *g, struct live *r, size_t n, struct engine_event *ev)
+{
+    struct msg_failed m;
+    if (n != sizeof m)
+        return -EBADMSG;
+    memcpy(&m, g->msg, sizeof m);
+    if (m.failure < ENGINE_FAIL_QUEUE_FULL || m.failure > ENGINE_FAIL_INTERNAL)
+        return -EBADMSG;
+    m.text[sizeof m.text - 1] = 0;
+    ev->type = ENGINE_FAILED;
+    ev->failure = m.failure;
+    memcpy(ev->text, m.text, sizeof ev->text);
+    front_drop(g, r);
+    return 1;
+}
+
+/* One message of n bytes in g->msg. 1: ev is set; 0: nothing for the caller; -EBADMSG: the engine can't be trusted. */
+static int accept_message(struct engine *g, size_t n, struct engine_event *ev)
+{
+    struct msg_head h;
+    if (n < sizeof h)
+        return -EBADMSG;
+    memcpy(&h, g->msg, sizeof h);
+    if (h.size != n || h.version != MSG_VERSION || h.generation != g->generation)
+        return -EBADMSG;
+    struct live *r = idmap_get(&g->by_id, h.id);
+    if (!r || h.choice >= r->msg.n || (h.type != MSG_DONE && h.type != MSG_FAILED && r->choices[h.choice].over))
+        return -EBADMSG;
+    memset(ev, 0, sizeof *ev);
+    ev->id = h.id;
+    ev->choice = h.choice;
+    ev->stop_id = -1;
+    switch (h.type) {
+    case MSG_TOKENS:
+        return accept_tokens(g, r, n, ev);
+    case MSG_PROGRESS:
+        return accept_progress(g, r, n, ev);
+    case MSG_CHOICE_DONE:
+        return accept_choice_done(g, r, n, ev);
+    case MSG_DONE:
+        return accept_done(g, r, n, ev);
+    case MSG_FAILED:
+        return accept_failed(g, r, n, ev);
+    default:
+        return -EBADMSG;
+    }
+}
+
+/* Of a dead engine: FAILED for each live request, one a call. */
+static int fail_next(struct engine *g, struct engine_event *ev)
+{
+    if (g->n_live == 0)
+        return 0;
+    struct live *r = g->live[g->n_live - 1];
+    memset(ev, 0, sizeof *ev);
+    ev->type = ENGINE_FAILED;
+    ev->id = r->id;
+    ev->stop_id = -1;
+    ev->failure = ENGINE_FAIL_INTERNAL;
+    snprintf(ev->text, sizeof ev->text, "the engine has stopped; the server's log says why");
+    front_drop(g, r);
+    return 1;
+}
+
+/* Next message of the ring that is an event for the caller: 1, 0 when there is none, -EBADMSG. */
+static int next_event(struct engine *g, struct engine_event *ev)
+{
+    ptrdiff_t n = ring_pop(&g->b.out, g->msg, sizeof g->msg);
+    return n > 0 ? accept_message(g, (size_t)n, ev) : (int)n;
+}
+
+static bool ring_has_news(const struct engine *g)
+{
+    return atomic_load(&g->b.out.shared->head) != atomic_load(&g->b.out.shared->tail);
+}
+
+int engine_poll(struct engine *g, struct engine_event *ev)
+{
+    while (!g->dead) {
+        /* Ended? Asked before the ring is read: all that the engine wrote before its end is in it by then. */
+        spawn_ended(&g->spawn, g->how);
+        front_send_due(g);
+        int ret = next_event(g, ev);
+        if (ret == 1)
+            return 1;
+        if (ret < 0 && g->spawn.running) {
+            assert(g->mode == ENGINE_MODE_EXEC); /* a thread of this process that talks nonsense is a bug here */
+            snprintf(g->how, sizeof g->how, "a message that makes no sense");
+            spawn_kill(&g->spawn);
+        }
+        bool could_not_start = g->mode == ENGINE_MODE_THREAD && atomic_load(&g->b.head->status.state) == ENGINE_DEAD;
+        if (!g->spawn.running || could_not_start) {
+            front_restart(g);
+            continue;
+        }
+        boundary_clear(g->b.wake_front);
+        if (!ring_has_news(g))
+            return 0; /* what comes from now on rings the bell again */
+    }
+    boundary_clear(g->b.wake_front);
+    return fail_next(g, ev);
+}
+
+void engine_get_stats(struct engine *g, struct engine_stats *out)
+{
+    const struct boundary_status *st = &g->b.head->status;
+    memset(out, 0, sizeof *out);
+    uint32_t state = atomic_load(&st->state), permille = atomic_load(&st->load_permille);
+    out->state = g->dead || state > ENGINE_DEAD ? ENGINE_DEAD : (enum engine_state)state;
+    out->load_percent = permille > 1000 ? 100 : permille / 10;
+    out->restarts = g->generation - 1;
+    memcpy(out->error, g->dead ? g->error : st->error, sizeof out->error);
+    out->error[sizeof out->error - 1] = 0;
+    memcpy(out->device, st->device, sizeof out->device);
+    out->device[sizeof out->device - 1] = 0;
+    out->ctx_tokens = st->ctx_tokens;
+    out->block_tokens = st->block_tokens;
+    out->vocab = st->vocab;
+    out->n_blocks = st->n_blocks;
+    out->kv_bytes = st->kv_bytes;
+    out->used_blocks = atomic_load(&st->used_blocks);
+    out->cached_blocks = atomic_load(&st->cached_blocks);
+    out->running = atomic_load(&st->running);
+    out->waiting = atomic_load(&st->waiting);
+    out->waiting_tokens = atomic_load(&st->waiting_tokens);
+    out->steps = atomic_load(&st->steps);
+    out->step_us = atomic_load(&st->step_us);
+    out->rows = atomic_load(&st->rows);
+    out->prompt_tokens = atomic_load(&st->prompt_tokens);
+    out->cached_tokens = atomic_load(&st->cached_tokens);
+    out->generated_tokens = atomic_load(&st->generated_tokens);
+    out->preemptions = atomic_load(&st->preemptions);
+    out->evictions = atomic_load(&st->evictions);
+    out->late_steps = atomic_load(&st->late_steps);
+}

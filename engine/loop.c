@@ -1,0 +1,279 @@
+/* loop - see loop.h. */
+#include "engine/loop.h"
+
+#include "engine/base/log.h"
+#include "engine/base/sys.h"
+#include "engine/base/vec.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int loop_open(struct loop *l, struct boundary *b, struct machine *m, struct err *e)
+{
+    const struct engine_config *c = &m->config;
+    struct sched_limits limits = {c->max_seqs, c->max_rows, c->step_ms * 1e6};
+    uint32_t max_blocks = (uint32_t)table_blocks_for(m->layout.block_tokens, m->plan.ctx_tokens);
+    memset(l, 0, sizeof *l);
+    l->b = b;
+    l->m = m;
+    if (kvcache_open(&l->kv, m->plan.n_blocks, m->layout.block_tokens, !c->no_prefix_cache) != 0 ||
+        sched_open(&l->sched, &limits, &l->kv) != 0 ||
+        batch_open(&l->batch, c->max_rows, c->max_seqs, max_blocks) != 0) {
+        loop_close(l);
+        return err_set(e, ENOMEM, "engine: no memory for the tables of %u blocks and %u sequences", m->plan.n_blocks,
+                       c->max_seqs);
+    }
+    return 0;
+}
+
+void loop_close(struct loop *l)
+{
+    while (l->n_live > 0)
+        loop_drop_request(l, l->live[l->n_live - 1]);
+    free(l->live);
+    idmap_fini(&l->requests);
+    batch_close(l->batch);
+    if (l->sched.slots)
+        sched_close(&l->sched);
+    kvcache_close(&l->kv);
+    memset(l, 0, sizeof *l);
+}
+
+void loop_finish_seq(struct loop *l, struct seq *q, enum engine_finish why, int32_t stop_id)
+{
+    assert(q->state != SEQ_OVER);
+    q->finish = why;
+    q->stop_id = stop_id;
+    sched_remove(&l->sched, q);
+}
+
+void loop_drop_request(struct loop *l, struct reqseqs *r)
+{
+    for (uint32_t i = 0; i < r->req->n; i++) {
+        if (r->seqs[i] && r->seqs[i]->state != SEQ_OVER)
+            sched_remove(&l->sched, r->seqs[i]);
+        seq_close(r->seqs[i]);
+    }
+    idmap_remove(&l->requests, r->req->id);
+    l->live[r->at] = l->live[--l->n_live];
+    l->live[r->at]->at = r->at;
+    request_close(r->req);
+    free(r->seqs);
+    free(r);
+}
+
+/* -- one turn */
+
+static bool read_inbox(struct loop *l)
+{
+    bool any = false;
+    /* a message may have to be answered at once (FAILED): it is read only when that answer has room */
+    while (ring_has_room(&l->b->out, MSG_MAX)) {
+        ptrdiff_t n = ring_pop(&l->b->in, l->msg, sizeof l->msg);
+        if (n == 0)
+            break;
+        assert(n > 0); /* the front is this program: a broken ring is a broken invariant */
+        inbox_handle(l, l->msg, (size_t)n);
+        any = true;
+    }
+    return any;
+}
+
+/* The first draw of a forking prompt is choice 0's; the others get their sequences now. */
+static void make_choices(struct loop *l, struct seq *parent)
+{
+    struct reqseqs *r = idmap_get(&l->requests, parent->req->id);
+    for (uint32_t c = 1; c < parent->req->n; c++)
+        sched_adopt(&l->sched, parent, r->seqs[c]);
+    parent->forks = false;
+}
+
+static bool is_stop(const struct request *r, int32_t id)
+{
+    for (uint32_t i = 0; i < r->n_stop; i++)
+        if (r->stop_ids[i] == id)
+            return true;
+    return false;
+}
+
+static void keep_logprob(struct seq *q, const struct sample_out *o)
+{
+    struct engine_logprob *lp = &q->logprobs[seq_generated(q) % ENGINE_CREDIT];
+    lp->logprob = o->logprob;
+    lp->n_top = o->n_top;
+    for (int32_t i = 0; i < o->n_top; i++) {
+        lp->top[i].id = o->top[i].id;
+        lp->top[i].logprob = o->top[i].logprob;
+    }
+}
+
+static void accept_token(struct loop *l, struct seq *q, const struct sample_out *o)
+{
+    struct request *r = q->req;
+    assert(o->id >= 0 && o->id < l->m->vocab);
+    r->last_ns = sys.now_ns();
+    if (!r->first_ns)
+        r->first_ns = r->last_ns;
+    if (is_stop(r, o->id)) {
+        loop_finish_seq(l, q, ENGINE_FINISH_STOP, o->id);
+        return;
+    }
+    if (q->logprobs)
+        keep_logprob(q, o);
+    seq_append(q, o->id);
+    atomic_fetch_add(&l->b->head->status.generated_tokens, 1);
+    if (seq_generated(q) == r->max_tokens)
+        loop_finish_seq(l, q, ENGINE_FINISH_LENGTH, -1);
+}
+
+static void commit(struct loop *l, const struct plan *p)
+{
+    struct sample_out *o = batch_results(l->batch);
+    kvcache_finish(&l->kv, p->step);
+    for (uint32_t i = 0; i < p->n_runs; i++) {
+        const struct plan_run *run = &p->runs[i];
+        struct seq *q = l->sched.slots[run->slot];
+        kvcache_publish(&l->kv, q);
+        if (run->n_draws == 0)
+            continue;
+        struct reqseqs *r = idmap_get(&l->requests, q->req->id);
+        if (run->n_draws > 1)
+            make_choices(l, q);
+        for (uint32_t c = 0; c < run->n_draws; c++)
+            accept_token(l, r->seqs[q->choice + c], o++);
+    }
+}
+
+static void note_admitted(struct loop *l, const struct plan *p)
+{
+    uint64_t now = sys.now_ns();
+    for (uint32_t i = 0; i < p->n_runs; i++) {
+        struct seq *q = l->sched.slots[p->runs[i].slot];
+        struct request *r = q->req;
+        if (r->admitted)
+            continue;
+        r->admitted = true;
+        r->admitted_ns = now;
+        r->cached = (uint32_t)p->runs[i].begin;
+        atomic_fetch_add(&l->b->head->status.prompt_tokens, r->n_prompt);
+        atomic_fetch_add(&l->b->head->status.cached_tokens, r->cached);
+    }
+}
+
+static bool run_step(struct loop *l)
+{
+    const struct plan *p = sched_step(&l->sched, l->step + 1);
+    if (!p)
+        return false;
+    const struct backend_ops *ops = backend_ops(l->m->be);
+    struct boundary_status *st = &l->b->head->status;
+    uint64_t start = sys.now_ns();
+    l->kv.queued = ++l->step;
+    note_admitted(l, p);
+    const struct step *step = batch_build(l->batch, p, l->sched.slots);
+    for (uint32_t i = 0; i < p->n_copies; i++)
+        machine_copy_block(l->m, p->copies[i].from, p->copies[i].to);
+    float *logits = machine_forward(l->m, step);
+    if (p->n_draws)
+        ops->sample(l->m->be, logits, l->m->vocab, batch_draws(l->batch), batch_results(l->batch), (int32_t)p->n_draws);
+    ops->sync(l->m->be);
+    uint64_t ns = sys.now_ns() - start;
+    budget_learn(&l->sched.budget, p->n_rows, p->pairs, ns);
+    if (l->trace)
+        l->trace(l->trace_ctx, l, p, logits);
+    commit(l, p);
+    atomic_fetch_add(&st->steps, 1);
+    atomic_fetch_add(&st->step_us, ns / 1000);
+    atomic_fetch_add(&st->rows, p->n_rows);
+    if (ns > 2 * (uint64_t)l->sched.limits.step_ns)
+        atomic_fetch_add(&st->late_steps, 1);
+    return true;
+}
+
+static void publish_status(struct loop *l)
+{
+    struct boundary_status *st = &l->b->head->status;
+    atomic_store(&st->used_blocks, pool_n_used(l->kv.pool));
+    atomic_store(&st->cached_blocks, pool_n_idle(l->kv.pool));
+    atomic_store(&st->running, l->sched.n_running);
+    atomic_store(&st->waiting, l->sched.n_waiting);
+    atomic_store(&st->waiting_tokens, l->sched.waiting_tokens);
+    atomic_store(&st->preemptions, l->sched.n_preempted);
+    atomic_store(&st->evictions, l->kv.evictions);
+    atomic_fetch_add(&st->alive, 1);
+}
+
+bool loop_turn(struct loop *l)
+{
+    bool busy = read_inbox(l);
+    busy |= run_step(l);
+    publish_status(l);
+    busy |= outbox_flush(l);
+    if (l->m->config.check)
+        sched_check(&l->sched);
+    return busy;
+}
+
+void loop_run(struct loop *l)
+{
+    while (!l->quit) {
+        if (loop_turn(l))
+            continue;
+        /* Nothing to do: wait for the front. Requests that live but can't run or send wait for its credit or for room
+         * in the out ring, which has no bell: look again soon. */
+        struct pollfd p = {.fd = l->b->wake_engine, .events = POLLIN};
+        poll(&p, 1, l->n_live ? 5 : -1);
+        boundary_clear(l->b->wake_engine);
+    }
+}
+
+/* -- the engine as a whole */
+
+static int note_progress(void *ctx, uint64_t done, uint64_t total)
+{
+    struct boundary *b = ctx;
+    atomic_store(&b->head->status.load_permille, total ? (uint32_t)(done * 1000 / total) : 0);
+    boundary_wake(b->wake_front);
+    return 0;
+}
+
+int engine_main(struct boundary *b)
+{
+    struct boundary_status *st = &b->head->status;
+    struct engine_config c = b->head->config;
+    struct machine m;
+    struct loop l;
+    struct err e;
+    atomic_store(&st->state, ENGINE_LOADING);
+    int ret = machine_open(&m, &c, note_progress, b, &e);
+    if (ret)
+        goto fail;
+    ret = loop_open(&l, b, &m, &e);
+    if (ret) {
+        machine_close(&m);
+        goto fail;
+    }
+    st->ctx_tokens = m.plan.ctx_tokens;
+    st->block_tokens = m.plan.block_tokens;
+    st->vocab = m.vocab;
+    st->n_blocks = m.plan.n_blocks;
+    st->kv_bytes = m.plan.kv_bytes;
+    snprintf(st->device, sizeof st->device, "%s", backend_ops(m.be)->describe(m.be));
+    atomic_store(&st->load_permille, 1000);
+    atomic_store(&st->state, ENGINE_READY);
+    boundary_wake(b->wake_front);
+    loop_run(&l);
+    loop_close(&l);
+    machine_close(&m);
+    return 0;
+fail:
+    log_error("engine start", "error=\"%s\"", e.text);
+    memcpy(st->error, e.text, sizeof st->error);
+    atomic_store(&st->state, ENGINE_DEAD);
+    boundary_wake(b->wake_front);
+    return ret;
+}

@@ -1,0 +1,214 @@
+/* machine - see machine.h. */
+#include "engine/machine.h"
+
+#include "engine/base/log.h"
+#include "engine/base/sys.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MEMORY_SHARE 0.6 /* of what is available may be taken by default */
+
+static void fill_defaults(struct engine_config *c)
+{
+    if (!c->backend[0])
+        strcpy(c->backend, "auto");
+    if (!c->isa[0])
+        strcpy(c->isa, "auto");
+    if (!c->threads)
+        c->threads = (uint32_t)sys_cpu_count();
+    if (!c->block_tokens)
+        c->block_tokens = 64;
+    if (!c->kv_format)
+        c->kv_format = KV_FORMAT_KV16;
+    if (!c->max_rows)
+        c->max_rows = 512;
+    if (!c->max_seqs)
+        c->max_seqs = 256;
+    if (c->max_seqs > c->max_rows)
+        c->max_seqs = c->max_rows;
+    if (!c->max_queued)
+        c->max_queued = 256;
+    if (!c->step_ms)
+        c->step_ms = 100;
+}
+
+static int pick_backend(const struct engine_config *c, const struct backend_ops **out, struct err *e)
+{
+    if (strcmp(c->backend, "cuda") == 0)
+        return err_set(e, ENOTSUP, "backend cuda: this build has no GPU support; use --backend cpu");
+    if (strcmp(c->backend, "auto") != 0 && strcmp(c->backend, "cpu") != 0)
+        return err_set(e, EINVAL, "backend %s: must be auto, cpu or cuda", c->backend);
+    *out = strcmp(c->isa, "ref") == 0 ? &backend_cpu_ref : &backend_cpu_fast;
+    return 0;
+}
+
+static double gib(uint64_t bytes)
+{
+    return (double)bytes / (1 << 30);
+}
+
+/* Bytes for the pool when the configuration leaves it open. */
+static int auto_pool(struct engine_plan *p, const struct kv_layout *l, struct err *e)
+{
+    double may = MEMORY_SHARE * (double)p->memory_available;
+    double fixed = (double)(p->weight_bytes + p->activation_bytes);
+    if (may < fixed + (double)l->block_bytes)
+        return err_set(
+            e, ENOMEM,
+            "memory: weights need %.2f GiB and one KV block %.3f GiB, %.0f %% of the available %.2f GiB is %.2f "
+            "GiB; use a smaller model, or set kv.bytes yourself",
+            gib(p->weight_bytes), gib(l->block_bytes), 100 * MEMORY_SHARE, gib(p->memory_available), may / (1 << 30));
+    p->kv_bytes = (uint64_t)(may - fixed);
+    return 0;
+}
+
+static int size_pool(struct engine_config *c, struct engine_plan *p, const struct kv_layout *l, struct err *e)
+{
+    p->kv_bytes_per_token = l->token_bytes;
+    p->kv_bytes = c->kv_bytes;
+    int ret = c->kv_bytes ? 0 : auto_pool(p, l, e);
+    if (ret)
+        return ret;
+    uint64_t n = p->kv_bytes / l->block_bytes;
+    /* more than every slot at full context is never used */
+    uint64_t most = (uint64_t)c->max_seqs * ((p->ctx_train + l->block_tokens - 1) / l->block_tokens);
+    if (n > most && !c->kv_bytes)
+        n = most;
+    if (n > INT32_MAX)
+        n = INT32_MAX;
+    if (n == 0)
+        return err_set(e, EINVAL, "kv.bytes %llu: one block of %u tokens needs %llu bytes",
+                       (unsigned long long)c->kv_bytes, l->block_tokens, (unsigned long long)l->block_bytes);
+    p->n_blocks = (uint32_t)n;
+    p->kv_bytes = n * l->block_bytes;
+    uint64_t holds = n * l->block_tokens;
+    p->ctx_tokens = c->ctx_tokens ? c->ctx_tokens : holds < p->ctx_train ? (uint32_t)holds : p->ctx_train;
+    if (p->ctx_tokens > p->ctx_train)
+        return err_set(e, EINVAL, "ctx_size %u: the model was trained for %u positions; use at most that",
+                       p->ctx_tokens, p->ctx_train);
+    if (p->ctx_tokens > holds)
+        return err_set(e, EINVAL, "ctx_size %u: the KV pool of %llu bytes holds %llu tokens; raise kv.bytes to %llu",
+                       p->ctx_tokens, (unsigned long long)p->kv_bytes, (unsigned long long)holds,
+                       (unsigned long long)(p->ctx_tokens * l->token_bytes));
+    c->kv_bytes = p->kv_bytes;
+    c->ctx_tokens = p->ctx_tokens;
+    if (!c->max_queued_tokens)
+        c->max_queued_tokens = 4 * holds;
+    return 0;
+}
+
+/* Open the source and do all arithmetic; config, plan, layout and loader are set on success. */
+static int resolve(struct machine *m, const struct backend_ops **ops, const struct arch_ops **arch, struct err *e)
+{
+    struct engine_config *c = &m->config;
+    struct engine_plan *p = &m->plan;
+    fill_defaults(c);
+    int ret = pick_backend(c, ops, e);
+    if (ret || (ret = loader_open(&m->loader, c->model, e)))
+        return ret;
+    const struct model_shape *s = loader_ops(m->loader)->shape(m->loader);
+    *arch = arch_find(s->arch);
+    if (!*arch)
+        return err_set(e, ENOTSUP, "%s: architecture %s is not supported; known: %s", c->model, s->arch, arch_names());
+    if ((ret = (*arch)->check(s, e)) ||
+        (ret = (*arch)->plan(m->loader, *ops, (int32_t)c->max_rows, (int32_t)c->max_seqs, &p->weight_bytes,
+                             &p->activation_bytes, e)))
+        return ret;
+    memcpy(p->arch, s->arch, sizeof p->arch);
+    memcpy(p->name, s->name, sizeof p->name);
+    p->vocab = m->vocab = s->vocab;
+    p->ctx_train = (uint32_t)s->ctx_train;
+    p->block_tokens = c->block_tokens;
+    p->memory_available = sys_memory_available();
+    struct model_kv_need need = model_kv_need(s);
+    ret = kv_layout_init(&m->layout, (uint32_t)need.n_layers, (uint32_t)need.n_kv_heads, (uint32_t)need.head_dim,
+                         c->block_tokens, c->kv_format, e);
+    return ret ? ret : size_pool(c, p, &m->layout, e);
+}
+
+int engine_make_plan(const struct engine_config *c, struct engine_plan *out, struct err *e)
+{
+    struct machine m = {.config = *c};
+    const struct backend_ops *ops;
+    const struct arch_ops *arch;
+    int ret = resolve(&m, &ops, &arch, e);
+    if (ret == 0)
+        *out = m.plan;
+    machine_close(&m);
+    return ret;
+}
+
+/* The widest input of any linear layer. */
+static int32_t max_cols(const struct model_shape *s)
+{
+    int32_t heads = s->n_heads * s->head_dim, n = s->n_embd > s->n_ff ? s->n_embd : s->n_ff;
+    return heads > n ? heads : n;
+}
+
+int machine_open(struct machine *m, const struct engine_config *c,
+                 int (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, struct err *e)
+{
+    const struct backend_ops *ops;
+    const struct arch_ops *arch;
+    memset(m, 0, sizeof *m);
+    m->config = *c;
+    int ret = resolve(m, &ops, &arch, e);
+    if (ret)
+        goto fail;
+    const struct model_shape *s = loader_ops(m->loader)->shape(m->loader);
+    struct backend_opts o = {
+        .threads = (int32_t)m->config.threads,
+        .isa = strcmp(m->config.isa, "ref") == 0 ? NULL : m->config.isa,
+        .max_rows = (int32_t)m->config.max_rows,
+        .max_cols = max_cols(s),
+        .max_vocab = s->vocab,
+    };
+    if ((ret = ops->open(&m->be, &o, e)))
+        goto fail;
+    m->pool = ops->alloc(m->be, m->plan.kv_bytes);
+    m->views = calloc(m->layout.n_layers, sizeof *m->views);
+    if (!m->pool || !m->views) {
+        ret = err_set(e, ENOMEM, "KV pool of %.2f GiB: out of memory; lower kv.bytes", gib(m->plan.kv_bytes));
+        goto fail;
+    }
+    for (uint32_t i = 0; i < m->layout.n_layers; i++)
+        m->views[i] = kv_layout_view(&m->layout, m->pool, i);
+    if ((ret = arch->open(&m->model, m->be, m->loader, (int32_t)m->config.max_rows, (int32_t)m->config.max_seqs,
+                          progress, ctx, e)) ||
+        (ret = loader_ops(m->loader)->fingerprint(m->loader, &m->fingerprint, e)))
+        goto fail;
+    log_info("engine load", "model=%s arch=%s backend=%s device=\"%s\" ctx=%u blocks=%u block_tokens=%u kv_bytes=%llu",
+             m->plan.name, m->plan.arch, ops->name, ops->describe(m->be), m->plan.ctx_tokens, m->plan.n_blocks,
+             m->plan.block_tokens, (unsigned long long)m->plan.kv_bytes);
+    return 0;
+fail:
+    machine_close(m);
+    return ret;
+}
+
+void machine_close(struct machine *m)
+{
+    if (m->model)
+        model_head(m->model)->ops->close(m->model);
+    if (m->pool)
+        backend_ops(m->be)->release(m->be, m->pool, m->plan.kv_bytes);
+    if (m->be)
+        backend_ops(m->be)->close(m->be);
+    loader_close(m->loader);
+    free(m->views);
+    memset(m, 0, sizeof *m);
+}
+
+float *machine_forward(struct machine *m, const struct step *step)
+{
+    return model_head(m->model)->ops->forward(m->model, step, m->views);
+}
+
+void machine_copy_block(struct machine *m, int32_t from, int32_t to)
+{
+    uint8_t *base = m->pool;
+    uint64_t bytes = m->layout.block_bytes;
+    backend_ops(m->be)->copy(m->be, base + (uint64_t)to * bytes, base + (uint64_t)from * bytes, bytes);
+}

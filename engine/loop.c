@@ -249,7 +249,12 @@ int engine_main(struct boundary *b)
     struct loop l;
     struct err e;
     atomic_store(&st->state, ENGINE_LOADING);
-    int ret = machine_open(&m, &c, note_progress, b, &e);
+    int ret = hash_init_library();
+    if (ret) {
+        err_set(&e, -ret, "libcrypto has no SHA-256");
+        goto fail;
+    }
+    ret = machine_open(&m, &c, note_progress, b, &e);
     if (ret)
         goto fail;
     ret = loop_open(&l, b, &m, &e);

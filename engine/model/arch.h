@@ -42,7 +42,7 @@ static inline const struct model_head *model_head(const struct model *m)
     return (const struct model_head *)(const void *)m;
 }
 
-/* The family for a shape, or NULL; known names, comma-separated, for the error. */
+/* The family of that name, or NULL; known names, comma-separated, for the error. */
 const struct arch_ops *arch_find(const char *name);
 const char *arch_names(void);
 
@@ -53,6 +53,13 @@ static inline struct model_kv_need model_kv_need(const struct model_shape *s)
 {
     struct model_kv_need n = {s->n_layers, s->n_kv_heads, s->head_dim};
     return n;
+}
+
+/* Largest K of any weight: backend_opts.max_cols. */
+static inline int32_t model_max_cols(const struct model_shape *s)
+{
+    int32_t q = s->n_heads * s->head_dim, m = s->n_embd > s->n_ff ? s->n_embd : s->n_ff;
+    return m > q ? m : q;
 }
 
 #endif

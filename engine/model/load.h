@@ -1,8 +1,9 @@
 /* load - where weights come from: a table per kind of file (load_NAME.c), found by the generated registry.
  *
- * A loader answers with the model's shape and, by canonical tensor name, with host bytes that stay until close.
- * Canonical names are GGUF's ("blk.3.attn_q.weight"). Loaders normalise: q and k rows come out in half-split ("neox")
- * rope order whatever the file has. Immutable after open.
+ * A loader answers with the model's shape and, by canonical tensor name, with a tensor's shape and type (find, from the
+ * directory alone) or its host bytes (take, on loan until done). Canonical names are GGUF's ("blk.3.attn_q.weight").
+ * Loaders normalise: q and k rows come out in half-split ("neox") rope order whatever the file has. Immutable after
+ * open but for the loans; one thread.
  */
 #ifndef HEARTH_MODEL_LOAD_H
 #define HEARTH_MODEL_LOAD_H
@@ -14,6 +15,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define MODEL_HEAD_DIM_MAX 512
+
 struct model_shape {
     char arch[32]; /* "llama" */
     char name[96]; /* general.name, or the random shape's name */
@@ -21,9 +24,15 @@ struct model_shape {
     int32_t ctx_train; /* positions the model was trained for */
     float rms_eps;
     float rope_base;
-    float
-        rope_factor[256]; /* [D/2]: divides each inverse frequency (llama3 scaling, rope_freqs.weight); all 1 = none */
-    bool tied;            /* output head is token_embd */
+    /* [D/2]: divides each inverse frequency (llama3 scaling, rope_freqs.weight); all 1 = none. The rest is 1. */
+    float rope_factor[MODEL_HEAD_DIM_MAX / 2];
+    bool tied; /* output head is token_embd */
+};
+
+/* Host bytes of a tensor, lent by a loader. */
+struct weight_loan {
+    struct weight_part part;
+    void *owned; /* the loader's: memory that done frees, or NULL */
 };
 
 struct loader; /* an open weight source */
@@ -36,8 +45,12 @@ struct loader_ops {
     int (*open)(struct loader **out, const char *source, struct err *e);
     void (*close)(struct loader *l);
     const struct model_shape *(*shape)(const struct loader *l);
-    /* Host bytes of a tensor, as [rows][cols] (a vector has rows = 1). 0, -ENOENT, or -errno with e. */
-    int (*find)(struct loader *l, const char *name, struct weight_part *out, struct err *e);
+    /* A tensor as [rows][cols] (a vector has rows = 1) without its bytes: out->data is NULL, nothing is read or made.
+     * 0, -ENOENT, or -errno with e. */
+    int (*find)(const struct loader *l, const char *name, struct weight_part *out, struct err *e);
+    /* The same with its bytes. They stay until done; every loan must be given back before close. */
+    int (*take)(struct loader *l, const char *name, struct weight_loan *out, struct err *e);
+    void (*done)(struct loader *l, struct weight_loan *loan); /* zeroes loan; a zeroed one is fine */
     /* Identity of everything that decides the numbers: metadata, directory, sizes, weights. */
     int (*fingerprint)(struct loader *l, struct hash_key *out, struct err *e);
 };

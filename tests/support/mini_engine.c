@@ -1,0 +1,214 @@
+/* mini_engine - see mini_engine.h. */
+#include "tests/support/mini_engine.h"
+
+#include "engine/base/rng.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct mini {
+    struct mini_opts o;
+    struct loader *loader;
+    struct backend *be;
+    const struct backend_ops *op;
+    struct model *model;
+    struct kv_view *kv; /* [n_layers] */
+    void *pool;
+    uint64_t pool_bytes;
+    int32_t seq_blocks;
+    int32_t *block; /* [n_seqs][seq_blocks] */
+    int32_t *len;   /* [n_seqs] tokens computed */
+    struct step step;
+    int32_t *ids, *pos, *row_seq, *seq_row, *table, *table_at, *out_row; /* arrays of the step */
+    float *logits;                                                       /* [max_rows][V] host */
+};
+
+const struct backend_ops *mini_backend(void)
+{
+    const char *name = getenv("HEARTH_TEST_BACKEND");
+#if __has_include("engine/compute/cpu_fast.c")
+    if (!name || !strcmp(name, "cpu_fast"))
+        return &backend_cpu_fast;
+#endif
+    assert(!name || !strcmp(name, "cpu_ref"));
+    return &backend_cpu_ref;
+}
+
+static void *must(void *p)
+{
+    assert(p);
+    return p;
+}
+
+static int32_t *ints(int32_t n)
+{
+    return must(calloc((size_t)n, sizeof(int32_t)));
+}
+
+static void shuffle(int32_t *a, int32_t n, uint64_t seed)
+{
+    for (int32_t i = n - 1; i > 0; i--) {
+        int32_t j = (int32_t)(rng_next(&seed) % (uint64_t)(i + 1)), t = a[i];
+        a[i] = a[j];
+        a[j] = t;
+    }
+}
+
+/* Blocks of [layer][kv head][K | V][token][dim], as kv/format.h says. */
+static void make_pool(struct mini *m, const struct model_shape *s)
+{
+    const uint64_t row = (uint64_t)s->head_dim * (m->o.format == KV_FORMAT_KV32 ? 4 : 2),
+                   slab = row * (uint64_t)m->o.block_tokens, layer = slab * 2 * (uint64_t)s->n_kv_heads;
+    const int32_t n_blocks = m->o.n_seqs * m->seq_blocks;
+    m->pool_bytes = layer * (uint64_t)s->n_layers * (uint64_t)n_blocks;
+    m->pool = must(m->op->alloc(m->be, m->pool_bytes));
+    m->kv = must(calloc((size_t)s->n_layers, sizeof *m->kv));
+    for (int32_t i = 0; i < s->n_layers; i++)
+        m->kv[i] = (struct kv_view){.base = m->pool,
+                                    .block_stride = layer * (uint64_t)s->n_layers,
+                                    .layer_offset = layer * (uint64_t)i,
+                                    .head_stride = slab * 2,
+                                    .v_offset = slab,
+                                    .row_stride = row,
+                                    .block_tokens = (uint32_t)m->o.block_tokens,
+                                    .format = m->o.format,
+                                    .head_dim = (uint32_t)s->head_dim,
+                                    .n_kv_heads = (uint32_t)s->n_kv_heads};
+    m->block = ints(n_blocks);
+    for (int32_t i = 0; i < n_blocks; i++)
+        m->block[i] = i;
+    if (m->o.shuffle)
+        shuffle(m->block, n_blocks, m->o.shuffle);
+}
+
+static void make_step(struct mini *m, const struct model_shape *s)
+{
+    const int32_t t = m->o.max_rows, n = m->o.n_seqs;
+    m->len = ints(n);
+    m->step = (struct step){.number = 0,
+                            .ids = m->ids = ints(t),
+                            .pos = m->pos = ints(t),
+                            .row_seq = m->row_seq = ints(t),
+                            .seq_row = m->seq_row = ints(n + 1),
+                            .table = m->table = ints(n * m->seq_blocks),
+                            .table_at = m->table_at = ints(n + 1),
+                            .out_row = m->out_row = ints(t)};
+    m->logits = must(malloc((size_t)t * (size_t)s->vocab * sizeof *m->logits));
+}
+
+static void set_defaults(struct mini_opts *o)
+{
+    o->backend = o->backend ? o->backend : mini_backend();
+    o->format = o->format ? o->format : KV_FORMAT_KV32;
+    o->block_tokens = o->block_tokens ? o->block_tokens : 64;
+    o->max_rows = o->max_rows ? o->max_rows : 256;
+    o->n_seqs = o->n_seqs ? o->n_seqs : 1;
+    o->ctx = o->ctx ? o->ctx : 1024;
+}
+
+int mini_open(struct mini **out, const struct mini_opts *o, struct err *e)
+{
+    struct mini *m = must(calloc(1, sizeof *m));
+    m->o = *o;
+    set_defaults(&m->o);
+    m->op = m->o.backend;
+    int rc = loader_open(&m->loader, m->o.source, e);
+    if (rc)
+        goto fail;
+    const struct model_shape *s = loader_ops(m->loader)->shape(m->loader);
+    struct backend_opts bo = {.threads = m->o.threads,
+                              .isa = m->o.isa,
+                              .max_rows = m->o.max_rows,
+                              .max_cols = model_max_cols(s),
+                              .max_vocab = s->vocab};
+    rc = m->op->open(&m->be, &bo, e);
+    if (!rc)
+        rc = arch_find(s->arch)->open(&m->model, m->be, m->loader, m->o.max_rows, m->o.max_rows, NULL, NULL, e);
+    if (rc)
+        goto fail;
+    m->seq_blocks = (m->o.ctx + m->o.block_tokens - 1) / m->o.block_tokens;
+    make_pool(m, s);
+    make_step(m, s);
+    *out = m;
+    return 0;
+fail:
+    mini_close(m);
+    return rc;
+}
+
+void mini_close(struct mini *m)
+{
+    if (!m)
+        return;
+    if (m->model)
+        model_head(m->model)->ops->close(m->model);
+    if (m->pool)
+        m->op->release(m->be, m->pool, m->pool_bytes);
+    if (m->be)
+        m->op->close(m->be);
+    loader_close(m->loader);
+    int32_t *arrays[] = {m->block, m->len, m->ids, m->pos, m->row_seq, m->seq_row, m->table, m->table_at, m->out_row};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        free(arrays[i]);
+    free(m->logits);
+    free(m->kv);
+    free(m);
+}
+
+const struct model_shape *mini_shape(const struct mini *m)
+{
+    return &model_head(m->model)->shape;
+}
+
+struct backend *mini_backend_of(struct mini *m)
+{
+    return m->be;
+}
+
+void mini_add(struct mini *m, int32_t seq, const int32_t *ids, int32_t n, int32_t out_from)
+{
+    struct step *st = &m->step;
+    assert(n > 0 && seq < m->o.n_seqs && st->n_rows + n <= m->o.max_rows && st->n_seqs < m->o.n_seqs);
+    assert(m->len[seq] + n <= m->seq_blocks * m->o.block_tokens);
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t t = st->n_rows++;
+        m->ids[t] = ids[i];
+        m->pos[t] = m->len[seq]++;
+        m->row_seq[t] = st->n_seqs;
+        if (i >= out_from)
+            m->out_row[st->n_out++] = t;
+    }
+    const int32_t used = (m->len[seq] + m->o.block_tokens - 1) / m->o.block_tokens, at = m->table_at[st->n_seqs];
+    memcpy(m->table + at, m->block + (size_t)seq * (size_t)m->seq_blocks, (size_t)used * sizeof *m->table);
+    st->n_seqs++;
+    m->seq_row[st->n_seqs] = st->n_rows;
+    m->table_at[st->n_seqs] = at + used;
+}
+
+const float *mini_run(struct mini *m)
+{
+    struct step *st = &m->step;
+    st->number++;
+    const float *logits = model_head(m->model)->ops->forward(m->model, st, m->kv);
+    m->op->download(m->be, m->logits, logits, (size_t)st->n_out * (size_t)mini_shape(m)->vocab * sizeof *logits);
+    m->op->sync(m->be);
+    st->n_rows = st->n_seqs = st->n_out = 0;
+    return m->logits;
+}
+
+void mini_reset(struct mini *m, int32_t seq)
+{
+    m->len[seq] = 0;
+}
+
+void mini_logits(struct mini *m, const int32_t *ids, int32_t n, int32_t chunk, float *out)
+{
+    const size_t v = (size_t)mini_shape(m)->vocab;
+    mini_reset(m, 0);
+    for (int32_t i = 0; i < n; i += chunk) {
+        const int32_t k = n - i < chunk ? n - i : chunk;
+        mini_add(m, 0, ids + i, k, 0);
+        memcpy(out + (size_t)i * v, mini_run(m), (size_t)k * v * sizeof *out);
+    }
+}

@@ -13,12 +13,11 @@ START_TEST(test_utf8_every_code_point_comes_back)
         if (cp >= 0xD800 && cp <= 0xDFFF)
             continue;
         size_t n = utf8_put(b, cp);
-        ck_assert_uint_eq(utf8_next(b, n, &back), n);
-        ck_assert_uint_eq(back, cp);
-        for (size_t cut = 1; cut < n; cut++) {
-            ck_assert_uint_eq(utf8_next(b, cut, &back), cut);
-            ck_assert_uint_eq(back, UTF8_CUT);
-        }
+        if (utf8_next(b, n, &back) != n || back != cp)
+            ck_abort_msg("U+%04X came back as U+%04X", cp, back);
+        for (size_t cut = 1; cut < n; cut++)
+            if (utf8_next(b, cut, &back) != cut || back != UTF8_CUT)
+                ck_abort_msg("U+%04X: %zu of its bytes are no cut character", cp, cut);
     }
     ck_assert_uint_eq(utf8_put(b, UTF8_REPLACEMENT), 3);
     ck_assert_mem_eq(b, UTF8_REPLACEMENT_TXT, 3);

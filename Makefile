@@ -30,9 +30,12 @@ SRC     := $(filter-out server/main.c,$(sort $(wildcard server/*.c engine/*.c en
 OBJ     := $(SRC:%.c=$(B)/%.o) $(B)/gen/registry.o
 TEST_SRC := $(sort $(wildcard tests/unit/test_*.c tests/ops/test_*.c tests/golden/test_*.c tests/fault/test_*.c))
 TEST_BIN := $(TEST_SRC:tests/%.c=$(B)/tests/%)
+FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+REPLAYS  := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$(B)/tests/fuzz/replay_%)
 SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
+.SECONDARY: $(SUPPORT)
 
-.PHONY: all clean deps test unit help FORCE
+.PHONY: all clean deps test unit fuzz fuzz-run help FORCE
 all: $(B)/hearthd
 
 $(B)/hearthd: $(B)/server/main.o $(B)/libhearth.a
@@ -79,8 +82,24 @@ $(B)/tests/%: tests/%.c $(B)/libhearth.a $(SUPPORT)
 # It stands in front of the sanitizers' malloc, and is called before they are up.
 $(B)/tests/support/failing_malloc.o: private SANFLAGS :=
 
-unit: $(TEST_BIN) ## build and run the C tests
-	@bash tests/support/run_c.sh $(TEST_BIN)
+# A fuzzer is tests/fuzz/fuzz_NAME.c with seeds in tests/fuzz/corpus/NAME/. `make unit` replays the seeds, with any compiler.
+$(B)/tests/fuzz/replay_%: tests/fuzz/fuzz_%.c tests/fuzz/replay.c $(SUPPORT) $(B)/libhearth.a
+	@mkdir -p $(@D)
+	$(CC) $(HFLAGS) $(CFLAGS) -DFUZZ_NAME='"$*"' -o $@ $^ $(LIBS) $(shell pkg-config --libs check)
+
+$(B)/tests/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(SUPPORT) $(B)/libhearth.a
+	@mkdir -p $(@D)
+	$(CC) $(HFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS) $(shell pkg-config --libs check)
+
+fuzz: ## run every fuzzer under clang's sanitizers, FUZZ_RUNS executions each
+	@command -v clang >/dev/null || { echo "make fuzz needs clang with libFuzzer (Debian: apt install clang)"; exit 1; }
+	@$(MAKE) --no-print-directory CC=clang SAN=fuzzer-no-link,address,undefined B=build/fuzz fuzz-run
+
+fuzz-run: $(FUZZ_SRC:tests/%.c=$(B)/tests/%)
+	@bash tests/fuzz/run.sh $^
+
+unit: $(TEST_BIN) $(REPLAYS) ## build and run the C tests
+	@bash tests/support/run_c.sh $(TEST_BIN) $(REPLAYS)
 
 test: deps ## set up and run every test
 	@$(MAKE) --no-print-directory unit

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 
 static atomic_ulong allocations, failing = ULONG_MAX;
 
@@ -64,4 +65,21 @@ int posix_memalign(void **out, size_t align, size_t n)
         return ENOMEM;
     *out = p;
     return 0;
+}
+
+/* A sanitizer's own would not come by here. */
+char *strndup(const char *text, size_t n)
+{
+    n = strnlen(text, n);
+    char *copy = malloc(n + 1);
+    if (copy) {
+        memcpy(copy, text, n);
+        copy[n] = 0;
+    }
+    return copy;
+}
+
+char *strdup(const char *text)
+{
+    return strndup(text, strlen(text));
 }

@@ -1,8 +1,8 @@
 /* failing_malloc - make the Nth allocation of the process fail, whoever asks for it.
  *
- * malloc, calloc, realloc, posix_memalign, aligned_alloc and memalign of every test program pass through here, so the
- * allocations of all libraries count too (strdup, getline, OpenSSL, libmicrohttpd...). Works under the sanitizers.
- * Process-wide and MT-safe: allocations of other threads count. Usual shape:
+ * malloc, calloc, realloc, posix_memalign, aligned_alloc, memalign, strdup and strndup of every test program pass
+ * through here, so the allocations of all libraries count too (getline, OpenSSL, libmicrohttpd...). Works under the
+ * sanitizers. Process-wide and MT-safe: allocations of other threads count. Usual shape:
  *
  *     bool hit = true;
  *     for (unsigned long n = 1; hit; n++) {

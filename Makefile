@@ -92,7 +92,7 @@ $(B)/tests/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(SUPPORT) $(B)/libhearth.a
 	$(CC) $(HFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS) $(shell pkg-config --libs check)
 
 fuzz: ## run every fuzzer under clang's sanitizers, FUZZ_RUNS executions each
-	@command -v clang >/dev/null || { echo "make fuzz needs clang with libFuzzer (Debian: apt install clang)"; exit 1; }
+	@command -v clang >/dev/null || { echo "make fuzz needs clang with libFuzzer: scripts/deps.sh --test installs it"; exit 1; }
 	@$(MAKE) --no-print-directory CC=clang SAN=fuzzer-no-link,address,undefined B=build/fuzz fuzz-run
 
 fuzz-run: $(FUZZ_SRC:tests/%.c=$(B)/tests/%)

@@ -321,7 +321,7 @@ static void drop_authority(const char **raw, size_t *n)
         skip = 8;
     else
         return;
-    while (skip < *n && (*raw)[skip] != '/')
+    while (skip < *n && (*raw)[skip] != '/' && (*raw)[skip] != '?')
         skip++;
     *raw += skip;
     *n -= skip;

@@ -181,12 +181,20 @@ struct stub *stub_open(const struct http_conf *conf)
     return s;
 }
 
-void stub_close(struct stub *s)
+void stub_stop(struct stub *s)
 {
+    if (s->stopped)
+        return;
+    s->stopped = true;
     http_stop(s->http);
     MUST(pthread_join(s->thread, NULL) == 0);
     MUST(s->run_rc == 0);
     http_close(s->http);
+}
+
+void stub_close(struct stub *s)
+{
+    stub_stop(s);
     close(s->event_fd);
     close(s->do_fd);
     close(s->done_fd);
@@ -324,15 +332,26 @@ void stub_abort(struct stub *s, uint64_t id)
 
 /* -- the client */
 
-struct client client_open(struct stub *s)
+struct client client_open_narrow(struct stub *s, int n)
 {
     struct client c = {.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)s->port)};
     int on = 1;
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    MUST(c.fd >= 0 && connect(c.fd, (struct sockaddr *)&a, sizeof a) == 0);
+    MUST(c.fd >= 0 && (n == 0 || setsockopt(c.fd, SOL_SOCKET, SO_RCVBUF, &n, sizeof n) == 0));
+    MUST(connect(c.fd, (struct sockaddr *)&a, sizeof a) == 0);
     MUST(setsockopt(c.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == 0);
     return c;
+}
+
+struct client client_open(struct stub *s)
+{
+    return client_open_narrow(s, 0);
+}
+
+void client_half_close(struct client *c)
+{
+    MUST(shutdown(c->fd, SHUT_WR) == 0);
 }
 
 void client_close(struct client *c)

@@ -42,13 +42,16 @@ struct stub {
     void (*do_fn)(struct stub *s, void *arg);
     void *do_arg;
     int run_rc;
+    bool stopped;
 };
 
 /* Sensible limits; change them before stub_open. */
 struct http_conf stub_conf(void);
 /* Start on a free port of 127.0.0.1. */
 struct stub *stub_open(const struct http_conf *conf);
-/* Stop the loop, close everything. */
+/* Stop the loop and close the server; the journal can still be read. */
+void stub_stop(struct stub *s);
+/* stub_stop, and free. */
 void stub_close(struct stub *s);
 /* Run fn(s, arg) on the loop and wait for it. */
 void stub_do(struct stub *s, void (*fn)(struct stub *s, void *arg), void *arg);
@@ -78,6 +81,8 @@ struct reply {
 };
 
 struct client client_open(struct stub *s);
+/* With a receive buffer of about n bytes. */
+struct client client_open_narrow(struct stub *s, int n);
 void client_close(struct client *c);
 /* Close with RST. */
 void client_reset(struct client *c);
@@ -90,6 +95,8 @@ void client_read_head(struct client *c, struct reply *r);
 bool client_read_stream(struct client *c, struct str *body, size_t n);
 /* True when the connection ends (FIN or RST) with nothing more to read. */
 bool client_is_closed(struct client *c);
+/* No more bytes will come from the client: FIN, while it still reads. */
+void client_half_close(struct client *c);
 /* Read and drop until the connection ends. Returns the bytes dropped. */
 size_t client_drain(struct client *c);
 /* Send text, read the answer, give its status. */

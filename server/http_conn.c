@@ -138,11 +138,11 @@ void conn_accept(struct http *h, struct listener *l)
     }
 }
 
-/* RST instead of FIN when it is closed: the kernel drops the bytes that nobody reads. */
-static void reset_on_close(int fd)
+/* RST now: the peer can't take what it has for a whole body, and the kernel drops the bytes that nobody reads. */
+static void reset(int fd)
 {
-    struct linger l = {.l_onoff = 1, .l_linger = 0};
-    sys.setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof l);
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    sys.connect(fd, &none, sizeof none); /* no TCP socket: the shutdown that follows must do */
 }
 
 void conn_end(struct conn *c, enum http_gone why)
@@ -155,7 +155,7 @@ void conn_end(struct conn *c, enum http_gone why)
     c->http->run_mhd = true;
     struct http_call *call = c->call;
     if (why == HTTP_GONE_ABORT && call && call->framing.http10) /* its body ends with the connection: FIN means whole */
-        reset_on_close(c->src.fd);
+        reset(c->src.fd);
     sys.shutdown(c->src.fd, SHUT_RDWR);
     if (!call)
         return;
@@ -180,7 +180,7 @@ static void conn_expired(struct conn *c)
         conn_send_refusal(h, c->src.fd, c->call, 0, NULL);
         break;
     case CONN_WRITE:
-        reset_on_close(c->src.fd);
+        reset(c->src.fd);
         break;
     case CONN_IDLE:
     case CONN_APP:

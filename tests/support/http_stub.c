@@ -1,6 +1,7 @@
 /* http_stub - see http_stub.h. */
 #include "tests/support/http_stub.h"
 
+#include "engine/base/log.h"
 #include "engine/base/sys.h"
 #include "engine/base/vec.h"
 
@@ -164,6 +165,7 @@ struct stub *stub_open(const struct http_conf *conf)
     struct err e = {0};
     struct http_app app = {s, app_head, app_body, app_room, app_gone, app_refusal};
     MUST(s);
+    log_set_level(LOG_ERROR);
     if (!clock_real)
         clock_real = sys.now_ns;
     sys.now_ns = clock_now;
@@ -219,11 +221,18 @@ static void nothing(struct stub *s, void *arg)
     (void)arg;
 }
 
+void stub_settle(struct stub *s)
+{
+    stub_do(s, nothing, NULL); /* its turn goes on after this: sockets are read at its end */
+    stub_do(s, nothing, NULL);
+    stub_do(s, nothing, NULL);
+}
+
 void stub_advance(struct stub *s, double seconds)
 {
+    stub_settle(s);
     atomic_fetch_add(&clock_ahead_ns, (uint64_t)(seconds * 1e9));
-    stub_do(s, nothing, NULL); /* its turn may have begun before the jump */
-    stub_do(s, nothing, NULL);
+    stub_settle(s);
 }
 
 static bool find_event(struct stub *s, enum stub_kind kind, size_t nth, struct stub_event *out)

@@ -55,7 +55,10 @@ void stub_stop(struct stub *s);
 void stub_close(struct stub *s);
 /* Run fn(s, arg) on the loop and wait for it. */
 void stub_do(struct stub *s, void (*fn)(struct stub *s, void *arg), void *arg);
-/* Move the clock forward and let the loop see it. */
+/* Let the loop read what was sent until now (on loopback it lies in the socket when send returns), a few KiB at least.
+ */
+void stub_settle(struct stub *s);
+/* Settle, move the clock forward, and let the loop see it. */
 void stub_advance(struct stub *s, double seconds);
 /* Wait for the nth event (from 0) of that kind and return it. */
 struct stub_event stub_wait(struct stub *s, enum stub_kind kind, size_t nth);

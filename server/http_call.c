@@ -26,6 +26,16 @@
 #define BODY_FIRST_BYTES 4096
 #define BYTES_A_SECOND   65536 /* a body may take one second more for each of these */
 
+/* libmicrohttpd is about to list the arguments in the connection's pool; when they don't fit, it loses the request and
+ * the client waits for ever. target_parse reads our copy: here they end before they begin. The bytes are the
+ * connection's read buffer, which libmicrohttpd itself is about to cut up. */
+static void hide_arguments(const char *raw_target)
+{
+    char *mark = strchr(raw_target, '?');
+    if (mark)
+        mark[1] = 0;
+}
+
 void *call_open(void *ctx, const char *raw_target, struct MHD_Connection *mhd)
 {
     struct http *h = ctx;
@@ -38,6 +48,7 @@ void *call_open(void *ctx, const char *raw_target, struct MHD_Connection *mhd)
     c->conn = conn;
     c->start_ns = h->now;
     c->raw_target = arena_copy(&c->arena, raw_target, strlen(raw_target));
+    hide_arguments(raw_target);
     conn->call = c;
     conn->phase = CONN_HEAD;
     if (conn->used) /* the first request's clock started with accept */

@@ -75,6 +75,7 @@ $(B)/gen/registry.c: scripts/registry.sh $(SRC)
 	@mkdir -p $(@D)
 	@bash scripts/registry.sh >$@.tmp && { cmp -s $@.tmp $@ || cp $@.tmp $@; touch $@; }
 
+$(B)/tests/unit/test_http_tls: LIBS += -lssl
 $(B)/tests/%: tests/%.c $(B)/libhearth.a $(SUPPORT)
 	@mkdir -p $(@D)
 	$(CC) $(HFLAGS) $(CFLAGS) -MMD -MP -o $@ $< $(SUPPORT) $(B)/libhearth.a $(LIBS) $(shell pkg-config --libs check)

@@ -314,13 +314,18 @@ static int failing_accept(int fd, struct sockaddr *addr, socklen_t *len, int fla
     return real_accept(fd, addr, len, flags);
 }
 
+static void fail_accepts(struct stub *s, void *arg)
+{
+    real_accept = sys.accept4;
+    atomic_store(&accepts_failing, 2);
+    sys.accept4 = failing_accept;
+}
+
 START_TEST(test_without_descriptors_clients_are_closed_and_not_kept_waiting)
 {
     struct stub *s = stub_open(NULL);
     struct reply r = {0};
-    real_accept = sys.accept4;
-    atomic_store(&accepts_failing, 2);
-    sys.accept4 = failing_accept; /* the loop is asleep: nobody calls it yet */
+    stub_do(s, fail_accepts, NULL);
     for (int i = 0; i < 2; i++) {
         struct client c = client_open(s);
         ck_assert(client_is_closed(&c));

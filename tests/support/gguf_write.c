@@ -9,8 +9,8 @@ enum { HEADER, META, DIR };
 
 static void put_field(struct gguf_write *w, struct str *s, int place, const char *what, uint64_t v, int bytes)
 {
-    assert(w->n_fields < GGUF_WRITE_FIELDS);
-    w->field[w->n_fields++] = (struct gguf_write_field){what, s->len, bytes, place};
+    if (w->n_fields < GGUF_WRITE_FIELDS)
+        w->field[w->n_fields++] = (struct gguf_write_field){what, s->len, bytes, place};
     str_add(s, &v, (size_t)bytes);
 }
 

@@ -1,8 +1,8 @@
 /* gguf_write - make small GGUF files in memory, good ones and ones with a chosen fault.
  *
  * Add metadata and tensors in any order, then gguf_write_finish. Every count, length, dimension, type and offset that
- * goes into the file is noted in `field`, so that a test can overwrite each of them with hostile values. Out of memory
- * ends the test (assert).
+ * goes into the file is noted in `field` (the first GGUF_WRITE_FIELDS of them), so that a test can overwrite each with
+ * hostile values. Out of memory ends the test (assert).
  */
 #ifndef HEARTH_TESTS_GGUF_WRITE_H
 #define HEARTH_TESTS_GGUF_WRITE_H

@@ -47,8 +47,9 @@ const char *tokenizer_token_bytes(const struct tokenizer *t, int32_t id, size_t 
 bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
 /* The id whose bytes (tokenizer_token_bytes) are text, or -1; of two a control or user-defined one. */
 int32_t tokenizer_find(const struct tokenizer *t, const char *text, size_t n);
-/* Id of the longest control token that the n bytes of text begin with, its length in *len; or -1. The very tokens that
- * tokenizer_encode(special = true) finds. Called for every byte of a prompt: a miss costs a table look-up. */
+/* Id of the longest control or user-defined token that the n bytes of text begin with, its length in *len; or -1. The
+ * very tokens that tokenizer_encode(special = true) finds. Called for every byte of a prompt: a miss costs a table
+ * look-up. */
 int32_t tokenizer_match_special(const struct tokenizer *t, const char *text, size_t n, size_t *len);
 
 int32_t tokenizer_vocab(const struct tokenizer *t); /* ids are 0 .. vocab-1 */

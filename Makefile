@@ -8,7 +8,7 @@ COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 SAN     ?=
 CUDA    ?= 0
 
-PKGS    := libmicrohttpd libpcre2-8 libutf8proc yaml-0.1 libcrypto
+PKGS    := libmicrohttpd yaml-0.1 libcrypto
 OPT_PKGS := $(shell pkg-config --exists libsystemd && echo libsystemd)
 ifneq ($(SAN),)
   B        := build/san-$(subst $(comma),-,$(SAN))

@@ -3,7 +3,7 @@
 # Elsewhere, or without root and sudo: print the list and stop.
 set -eu
 
-need="gcc make pkg-config git libmicrohttpd-dev libpcre2-dev libutf8proc-dev libyaml-dev libssl-dev
+need="gcc make pkg-config git libmicrohttpd-dev libyaml-dev libssl-dev
       libsystemd-dev check curl ca-certificates python3 python3-venv"
 for a in "$@"; do
     case $a in
@@ -16,7 +16,7 @@ done
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
     # Not Debian: a compiler and the libraries are what counts; if they are there, say nothing.
     if command -v cc >/dev/null && command -v python3 >/dev/null && pkg-config --exists libmicrohttpd \
-        libpcre2-8 libutf8proc yaml-0.1 libcrypto check 2>/dev/null; then
+        yaml-0.1 libcrypto check 2>/dev/null; then
         exit 0
     fi
     echo "This is no Debian or Ubuntu: please install what these packages hold, then run make again:" >&2

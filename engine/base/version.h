@@ -9,7 +9,7 @@
 extern const char *const version_number;
 /* Twelve hex digits of the commit that was built, or "unknown" outside git. */
 extern const char *const version_commit;
-/* "libmicrohttpd 0.9.75, libpcre2-8 10.42, ...": libraries and compiler of the build. */
+/* "libmicrohttpd 0.9.75, yaml-0.1 0.2.5, ...": libraries and compiler of the build. */
 extern const char *const version_libraries;
 
 #endif

@@ -35,7 +35,7 @@ REPLAYS  := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$(B)/tests/fuzz/replay_%)
 SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 .SECONDARY: $(SUPPORT)
 
-.PHONY: all clean deps test unit fuzz fuzz-run help FORCE
+.PHONY: all bench-http clean deps test unit fuzz fuzz-run help FORCE
 all: $(B)/hearthd
 
 $(B)/hearthd: $(B)/server/main.o $(B)/libhearth.a
@@ -101,6 +101,9 @@ fuzz-run: $(FUZZ_SRC:tests/%.c=$(B)/tests/%)
 
 unit: $(TEST_BIN) $(REPLAYS) ## build and run the C tests
 	@bash tests/support/run_c.sh $(TEST_BIN) $(REPLAYS)
+
+bench-http: $(B)/tests/bench/bench_http ## CPU of the HTTP thread for a chunk of a stream
+	@$<
 
 test: deps ## set up and run every test
 	@$(MAKE) --no-print-directory unit

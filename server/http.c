@@ -25,6 +25,11 @@
 #define SPINS_ALLOWED  8                 /* turns without any callback before the loop takes a breath */
 #define SPIN_BREATH_MS 2
 
+size_t http_pool_bytes(const struct http_conf *conf)
+{
+    return conf->header_bytes + conf->header_count * POOL_FIELD + POOL_LEFT;
+}
+
 int http_epoll_add(struct http *h, struct src *s, uint32_t events)
 {
     struct epoll_event ev = {.events = events, .data.ptr = s};
@@ -58,7 +63,7 @@ static int mhd_open(struct http *h, struct err *e)
     }
     h->mhd = MHD_start_daemon(flags, 0, NULL, NULL, call_handler, h, MHD_OPTION_EXTERNAL_LOGGER, mhd_log, NULL,
                               MHD_OPTION_CONNECTION_LIMIT, h->conf.max_connections + 1,
-                              MHD_OPTION_CONNECTION_MEMORY_LIMIT, h->conf.header_bytes + POOL_BEYOND_HEAD,
+                              MHD_OPTION_CONNECTION_MEMORY_LIMIT, http_pool_bytes(&h->conf),
                               MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_NOTIFY_CONNECTION, conn_notify, h,
                               MHD_OPTION_NOTIFY_COMPLETED, call_completed, h, MHD_OPTION_URI_LOG_CALLBACK, call_open, h,
                               MHD_OPTION_UNESCAPE_CALLBACK, call_unescape, h, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
@@ -80,12 +85,12 @@ static int check_conf(const struct http_conf *conf, struct err *e)
         return err_set(e, EINVAL, "http.max_connections %u: must be 1 to 1048576", conf->max_connections);
     if (conf->header_bytes < 1024 || conf->header_bytes > 1 << 20)
         return err_set(e, EINVAL, "http.header_bytes %zu: must be 1024 to 1048576", conf->header_bytes);
-    if (conf->header_count < 8 || conf->header_count > 100)
-        return err_set(e, EINVAL, "http.header_count %u: must be 8 to 100", conf->header_count);
+    if (conf->header_count < 8 || conf->header_count > 1000)
+        return err_set(e, EINVAL, "http.header_count %u: must be 8 to 1000", conf->header_count);
     if (conf->stream_bytes < 4096 || conf->stream_bytes > 1 << 26)
         return err_set(e, EINVAL, "http.stream_bytes %zu: must be 4096 to 67108864", conf->stream_bytes);
-    if (!conf->header_s || !conf->idle_s || !conf->body_s || !conf->write_stall_s)
-        return err_set(e, EINVAL, "http: every time limit must be at least 1 s");
+    if (!conf->header_ms || !conf->idle_ms || !conf->body_ms || !conf->write_stall_ms)
+        return err_set(e, EINVAL, "http: every time limit must be at least 1 ms");
     if (!conf->tls_cert != !conf->tls_key)
         return err_set(e, EINVAL, "tls: certificate and key go together; one is missing");
     return 0;

@@ -1,15 +1,20 @@
-/* http - HTTP/1.1 in and out, behind one loop that we own. libmicrohttpd is fenced here.
+/* http - HTTP/1.1 in and out, behind one loop that we own. libmicrohttpd is fenced in http*.c.
  *
  * One thread runs http_run(): an epoll over listeners, client sockets (RDHUP, so a vanished client is seen in ms),
  * libmicrohttpd's own epoll fd, a timer, and descriptors the application watches. Everything in this header is called
  * on that thread, but http_stop (any thread, signal-safe). What libmicrohttpd gets wrong (framing, timeouts, caps, slow
- * readers) is put right here: see SECURITY.md.
+ * readers) is put right here: see SECURITY.md. SIGPIPE needs no care: writes do not raise it.
  *
  * A call is one request being answered. Life: head() when the headers have been checked -> body() when the whole body
  * is there (at once for none) -> the application answers, now or later (from a watch callback), once: either
  * http_answer, or http_stream_begin, writes, http_stream_end -> gone() exactly once when the call is over for any
- * reason (answer fully written, client vanished, deadline, drain). After gone() the pointer is dead. The application
- * keeps http_id(call) with asynchronous work and finds the call again by http_find (NULL when it has gone).
+ * reason (answer fully written, client vanished, deadline, drain). gone() can come at any point after head(), also
+ * without body(), but never from inside another http_ function. After gone() the pointer is dead. The application keeps
+ * http_id(call) with asynchronous work and finds the call again by http_find (NULL when it has gone). A client that
+ * half-closes its connection has vanished.
+ *
+ * Pipelined requests are answered in order: head() of the next comes after gone() of the one before. A HEAD request is
+ * answered like a GET: the body is left out here.
  */
 #ifndef HEARTH_SERVER_HTTP_H
 #define HEARTH_SERVER_HTTP_H
@@ -30,7 +35,7 @@ struct http_header {
 enum http_gone {
     HTTP_GONE_DONE,    /* the answer was handed to the kernel whole */
     HTTP_GONE_CLIENT,  /* the client vanished (FIN, half-close or RST) or broke the protocol */
-    HTTP_GONE_TIMEOUT, /* body too slow, or no byte taken for write_stall_s */
+    HTTP_GONE_TIMEOUT, /* body too slow, or no byte taken for write_stall_ms */
     HTTP_GONE_ABORT,   /* http_abort, or no memory for the answer */
     HTTP_GONE_DRAIN    /* http_close ended it */
 };
@@ -41,11 +46,12 @@ struct http_app {
      * body is drained (1 MiB or 2 s) and body() is not called. Return the body cap in bytes for this call. */
     size_t (*head)(void *ctx, struct http_call *c);
     void (*body)(void *ctx, struct http_call *c);
-    /* The stream has room again after http_stream_write said it was full. May be NULL. */
+    /* The stream has room again (half of stream_bytes) after http_stream_write said it was full. May be NULL. */
     void (*room)(void *ctx, struct http_call *c);
     void (*gone)(void *ctx, struct http_call *c, enum http_gone why);
-    /* Make the JSON error body for what http.c itself refuses (bad framing 400, too large 413, 431, 503 at the
-     * connection cap, 408): writes at most cap bytes, returns the length. */
+    /* Make the JSON error body for what http.c itself refuses (before head(): bad framing or target 400, 415, 417, 431,
+     * 503 at the connection cap; after it: too large 413, too slow 408, no memory 503): writes at most cap bytes,
+     * returns the length. message is one sentence of plain ASCII, without quotes, and no client's bytes. */
     size_t (*refusal)(void *ctx, int status, const char *message, char *out, size_t cap);
 };
 
@@ -54,10 +60,10 @@ struct http_conf {
     size_t header_bytes;            /* cap of all headers, 16 KiB */
     uint32_t header_count;          /* 100 */
     size_t stream_bytes;            /* ring of one stream, 64 KiB: what a slow reader may hold */
-    uint32_t header_s, idle_s;      /* 10, 75 */
-    uint32_t body_s;                /* 30, plus 1 s per 64 KiB received */
-    uint32_t write_stall_s;         /* 60: no byte taken for so long ends the call */
-    const char *tls_cert, *tls_key; /* PEM paths, NULL = plain HTTP */
+    uint32_t header_ms, idle_ms;    /* 10 s, 75 s: for a head to arrive; for a connection without a request */
+    uint32_t body_ms;               /* 30 s, plus 1 s per 64 KiB received */
+    uint32_t write_stall_ms;        /* 60 s: no byte taken for so long ends the call */
+    const char *tls_cert, *tls_key; /* PEM paths, NULL = plain HTTP; every listener speaks the same */
 };
 
 /* -- life */
@@ -67,9 +73,9 @@ int http_open(struct http **out, const struct http_conf *conf, const struct http
 int http_listen(struct http *h, const char *address, struct err *e);
 /* Listen on a descriptor that came from systemd. Takes ownership. */
 int http_listen_fd(struct http *h, int fd, struct err *e);
-/* Call fn(ctx) on the loop whenever fd is readable (level-triggered). */
+/* Call fn(ctx) on the loop whenever fd is readable (level-triggered). The descriptor stays the caller's. */
 int http_watch(struct http *h, int fd, void (*fn)(void *ctx), void *ctx, struct err *e);
-/* Call fn(ctx) about every `ms` on the loop. One timer. */
+/* Call fn(ctx) about every `ms` on the loop. One timer: a second call replaces the first. */
 void http_every(struct http *h, uint32_t ms, void (*fn)(void *ctx), void *ctx);
 /* Run until http_stop. 0, or -errno with e when the loop itself broke. */
 int http_run(struct http *h, struct err *e);
@@ -80,26 +86,28 @@ void http_stop(struct http *h);
 void http_drain(struct http *h);
 uint32_t http_open_calls(const struct http *h); /* calls between head() and gone() */
 uint32_t http_open_connections(const struct http *h);
-/* End what is left (gone() is called for each), free. NULL is fine. */
+/* End what is left (gone() is called for each), free. NULL is fine. Not while http_run runs. */
 void http_close(struct http *h);
 
-/* -- reading a call; all strings live until gone() */
-uint64_t http_id(const struct http_call *c); /* never used twice in a process */
+/* -- reading a call; all strings live until gone() has returned */
+uint64_t http_id(const struct http_call *c); /* never 0, never used twice in a process */
 struct http_call *http_find(struct http *h, uint64_t id);
 const char *http_method(const struct http_call *c);
-const char *http_path(const struct http_call *c);                     /* decoded path, without query; starts with '/' */
-const char *http_query(const struct http_call *c, const char *name);  /* decoded value or NULL */
-const char *http_header(const struct http_call *c, const char *name); /* any case; NULL when absent */
-const char *http_body(const struct http_call *c, size_t *n);          /* after body(); not NULL when n > 0 */
-const char *http_peer(const struct http_call *c);                     /* "127.0.0.1:41234" or "unix" */
-const char *
-http_request_id(const struct http_call *c); /* x-request-id: the client's (checked, <= 128 printable) or ours */
+/* Decoded once, without query; starts with '/' ("*" for OPTIONS *). Dots and double slashes stay as they came. */
+const char *http_path(const struct http_call *c);
+const char *http_query(const struct http_call *c, const char *name);  /* decoded value or NULL; the first one */
+const char *http_header(const struct http_call *c, const char *name); /* any case; NULL when absent; the first one */
+const char *http_body(const struct http_call *c, size_t *n); /* after body(); not NULL when n > 0; terminated */
+const char *http_peer(const struct http_call *c);            /* "127.0.0.1:41234", "[::1]:41234" or "unix" */
+/* x-request-id: the client's (checked, <= 128 printable) or ours */
+const char *http_request_id(const struct http_call *c);
 uint64_t http_start_ns(const struct http_call *c);
 /* A slot for the application's own state. */
 void http_set_user(struct http_call *c, void *user);
 void *http_user(const struct http_call *c);
 
-/* -- answering. Bytes are copied. x-request-id, Date, Content-Length and Connection are added here. */
+/* -- answering. Bytes are copied. x-request-id, Date, Content-Length and Connection are added here. A control character
+ * in a header's value is sent as '?'. */
 /* Whole answer. headers may be NULL (n = 0). */
 void http_answer(struct http_call *c, int status, const char *content_type, const struct http_header *headers,
                  size_t n_headers, const void *body, size_t n);
@@ -112,7 +120,7 @@ int http_stream_write(struct http_call *c, const void *bytes, size_t n);
 size_t http_stream_room(const struct http_call *c);
 /* Bytes queued so far are sent, then the last chunk. */
 void http_stream_end(struct http_call *c);
-/* Cut the connection without a last chunk (a broken stream must not look whole). */
+/* Cut the connection without a last chunk (a broken stream must not look whole); queued bytes are lost. */
 void http_abort(struct http_call *c);
 int http_status(const struct http_call *c); /* status answered, 0 = none yet: for the access line */
 uint64_t http_bytes_out(const struct http_call *c);

@@ -86,7 +86,7 @@ static void settle(struct http *h, struct http_call *c)
     }
     if (c->suspended && has_something(c)) {
         c->suspended = false;
-        conn_set_phase(c->conn, CONN_WRITE, h->conf.write_stall_s * NS_PER_S);
+        conn_set_phase(c->conn, CONN_WRITE, h->conf.write_stall_ms * NS_PER_MS);
         MHD_resume_connection(c->conn->mhd);
         h->run_mhd = true;
     }
@@ -279,7 +279,7 @@ static ssize_t answer_read(void *ctx, uint64_t pos, char *to, size_t max)
     c->bytes_out += n;
     if (c->out_off == c->out_len)
         c->out_off = c->out_len = 0;
-    conn_set_phase(c->conn, CONN_WRITE, h->conf.write_stall_s * NS_PER_S);
+    conn_set_phase(c->conn, CONN_WRITE, h->conf.write_stall_ms * NS_PER_MS);
     if (c->want_room)
         call_due(c);
     return (ssize_t)n;
@@ -317,7 +317,7 @@ enum MHD_Result answer_queue(struct http_call *c)
     struct MHD_Response *r = c->aborted ? NULL : make_response(c);
     bool ok = r && add_headers(c, r);
     c->queued = true;
-    conn_set_phase(conn, CONN_WRITE, conn->http->conf.write_stall_s * NS_PER_S);
+    conn_set_phase(conn, CONN_WRITE, conn->http->conf.write_stall_ms * NS_PER_MS);
     ok = ok && MHD_queue_response(conn->mhd, (unsigned)c->status, r) == MHD_YES;
     if (r)
         MHD_destroy_response(r);

@@ -19,10 +19,6 @@
 /* libmicrohttpd up to 0.9.77 leaves the head in place and parses it leniently; later ones parse strictly themselves. */
 #define HEAD_IN_PLACE (MHD_VERSION <= 0x00097700)
 
-/* What must be left of a connection's pool for reading a body and for the answer's head. */
-#define POOL_LEFT   2048
-#define FIELD_BYTES 64
-
 #define BODY_FIRST_BYTES 4096
 #define BYTES_A_SECOND   65536 /* a body may take one second more for each of these */
 
@@ -52,7 +48,7 @@ void *call_open(void *ctx, const char *raw_target, struct MHD_Connection *mhd)
     conn->call = c;
     conn->phase = CONN_HEAD;
     if (conn->used) /* the first request's clock started with accept */
-        conn_set_phase(conn, CONN_HEAD, h->conf.header_s * NS_PER_S);
+        conn_set_phase(conn, CONN_HEAD, h->conf.header_ms * NS_PER_MS);
     conn->used = true;
     return c;
 }
@@ -85,7 +81,7 @@ void call_completed(void *ctx, struct MHD_Connection *mhd, void **slot, enum MHD
                                                                   : HTTP_GONE_CLIENT);
     conn->call = NULL;
     if (!conn->ending)
-        conn_set_phase(conn, CONN_IDLE, h->conf.idle_s * NS_PER_S);
+        conn_set_phase(conn, CONN_IDLE, h->conf.idle_ms * NS_PER_MS);
     call_free(c);
 }
 
@@ -140,8 +136,7 @@ static bool pool_is_short(const struct http *h, struct MHD_Connection *mhd, cons
 {
     int kinds = MHD_HEADER_KIND | MHD_COOKIE_KIND | MHD_GET_ARGUMENT_KIND;
     size_t items = (size_t)MHD_get_connection_values_n(mhd, (enum MHD_ValueKind)kinds, NULL, NULL);
-    size_t pool = h->conf.header_bytes + POOL_BEYOND_HEAD;
-    return head_bytes + items * FIELD_BYTES + l->cookie_bytes + POOL_LEFT > pool;
+    return head_bytes + items * POOL_FIELD + l->cookie_bytes + POOL_LEFT > http_pool_bytes(&h->conf);
 }
 
 /* Copies for the application, without the blanks at the ends of values. */
@@ -186,7 +181,9 @@ static int check_head(struct http_call *c, const char *url, const char *method, 
     struct guard_limits limits = {h->conf.header_bytes, h->conf.header_count};
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
     size_t bytes = info ? info->header_size : 0;
-    struct collect l = {.cap = h->conf.header_count + 1}; /* one more, so that too many are seen */
+    struct collect l = {.cap = (size_t)MHD_get_connection_values_n(mhd, MHD_HEADER_KIND, NULL, NULL)};
+    if (l.cap > limits.header_count)
+        l.cap = limits.header_count + 1; /* one more than allowed: the guard says no */
     l.fields = arena_array(&c->arena, l.cap, sizeof *l.fields);
     c->method = arena_copy(&c->arena, method, strlen(method));
     if (!l.fields || !c->method || !c->raw_target)
@@ -257,7 +254,7 @@ static enum MHD_Result call_first(struct http_call *c, const char *url, const ch
     if (!has_body)
         return MHD_YES;
     if (!c->status) {
-        conn_set_phase(conn, CONN_BODY, h->conf.body_s * NS_PER_S);
+        conn_set_phase(conn, CONN_BODY, h->conf.body_ms * NS_PER_MS);
         return MHD_YES;
     }
     if (c->framing.expect_continue || c->framing.content_length > DRAIN_BYTES)

@@ -18,8 +18,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ACCEPTS_A_TURN 64
-#define PARTING_MAX    256
+#define ACCEPTS_A_TURN     64
+#define ACCEPTS_A_TURN_TLS 4 /* a handshake with an RSA key takes 3 ms: streams come between them */
+#define PARTING_MAX        256
 
 static void format_peer(char *out, size_t cap, const struct sockaddr_storage *a)
 {
@@ -72,7 +73,7 @@ static void conn_start(struct http *h, int fd, const struct sockaddr_storage *ad
     h->conns = c;
     h->n_conns++;
     format_peer(c->peer, sizeof c->peer, addr);
-    conn_set_phase(c, CONN_IDLE, h->conf.header_s * NS_PER_S); /* who connects has something to ask */
+    conn_set_phase(c, CONN_IDLE, h->conf.header_ms * NS_PER_MS); /* who connects has something to ask */
 
     h->accepting = c;
     bool taken = MHD_add_connection(h->mhd, fd, (const struct sockaddr *)addr, len) == MHD_YES;
@@ -114,12 +115,16 @@ static void turn_one_away(struct http *h, struct listener *l)
     if (fd >= 0)
         sys.close(fd);
     h->spare_fd = sys.open("/dev/null", O_RDONLY, 0);
-    log_warn("http accept", "error=\"out of descriptors\" connections=%u hint=\"raise LimitNOFILE\"", h->n_conns);
+    if (h->now >= h->warn_at) {
+        h->warn_at = h->now + NS_PER_S;
+        log_warn("http accept", "error=\"out of descriptors\" connections=%u hint=\"raise LimitNOFILE\"", h->n_conns);
+    }
 }
 
 void conn_accept(struct http *h, struct listener *l)
 {
-    for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+    int most = h->conf.tls_cert ? ACCEPTS_A_TURN_TLS : ACCEPTS_A_TURN;
+    for (int i = 0; i < most; i++) {
         struct sockaddr_storage addr = {0};
         socklen_t len = sizeof addr;
         int fd = sys.accept4(l->src.fd, (struct sockaddr *)&addr, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);

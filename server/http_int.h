@@ -26,9 +26,10 @@
 #define NS_PER_S  1000000000ull
 #define NS_PER_MS 1000000ull
 
-/* libmicrohttpd keeps a connection's head, its parsed fields and the answer's head in one pool: this much more than
- * http.header_bytes. */
-#define POOL_BEYOND_HEAD ((size_t)8 << 10)
+/* libmicrohttpd keeps a connection's head, its parsed fields and the answer's head in one pool: what a field takes
+ * there, and what must be left for reading a body and for the answer's head. */
+#define POOL_FIELD ((size_t)64)
+#define POOL_LEFT  ((size_t)1792)
 
 #define REQUEST_ID_BYTES 33
 
@@ -147,6 +148,7 @@ struct http {
     uint64_t next_id;
     uint64_t now;       /* sys.now_ns() of this turn */
     uint64_t tick_ns;   /* next look at the deadlines */
+    uint64_t warn_at;   /* next time that a lack of descriptors is logged */
     uint64_t callbacks; /* of libmicrohttpd: no change from turn to turn means it spins */
     unsigned spins;
     bool run_mhd, draining;
@@ -157,6 +159,7 @@ struct http {
 };
 
 /* -- http.c */
+size_t http_pool_bytes(const struct http_conf *conf); /* of a connection: 24 KiB by default */
 int http_epoll_add(struct http *h, struct src *s, uint32_t events);
 
 /* -- http_conn.c: sockets of clients */

@@ -7,14 +7,15 @@
 #include "server/http_listen.h"
 
 #include "engine/base/sys.h"
+#include "server/address.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/un.h>
 
 #define LISTEN_BACKLOG 1024
@@ -26,75 +27,32 @@ union listen_addr {
     struct sockaddr_un un;
 };
 
-/* A port in decimal digits, 0 to 65535; -EINVAL otherwise. */
-static int parse_port(const char *s)
+/* The socket address of one that was written down. Names are not looked up: a start must not hang on a resolver. */
+static int to_socket_address(const struct address *from, union listen_addr *a, socklen_t *len)
 {
-    int port = 0;
-    if (!*s || strlen(s) > 5)
-        return -EINVAL;
-    for (; *s; s++) {
-        if (*s < '0' || *s > '9')
-            return -EINVAL;
-        port = port * 10 + (*s - '0');
-    }
-    return port <= 65535 ? port : -EINVAL;
-}
-
-static int parse_host(const char *host, uint16_t port, union listen_addr *a, socklen_t *len)
-{
-    if (strcmp(host, "*") == 0)
-        host = "0.0.0.0";
-    else if (strcmp(host, "localhost") == 0)
-        host = "127.0.0.1";
-    a->v4.sin_family = AF_INET;
-    a->v4.sin_port = htons(port);
-    *len = sizeof a->v4;
-    return inet_pton(AF_INET, host, &a->v4.sin_addr) == 1 ? 0 : -EINVAL;
-}
-
-static int parse_bracketed(const char *host, uint16_t port, union listen_addr *a, socklen_t *len)
-{
-    a->v6.sin6_family = AF_INET6;
-    a->v6.sin6_port = htons(port);
-    *len = sizeof a->v6;
-    return inet_pton(AF_INET6, host, &a->v6.sin6_addr) == 1 ? 0 : -EINVAL;
-}
-
-static int parse_unix(const char *path, union listen_addr *a, socklen_t *len)
-{
-    size_t n = strlen(path);
-    if (n == 0 || n >= sizeof a->un.sun_path)
-        return -EINVAL;
-    a->un.sun_family = AF_UNIX;
-    memcpy(a->un.sun_path, path, n + 1);
-    *len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n + 1);
-    return 0;
-}
-
-static int parse_address(const char *address, union listen_addr *a, socklen_t *len, struct err *e)
-{
+    const char *host = from->host;
     memset(a, 0, sizeof *a);
-    if (strncmp(address, "unix:", 5) == 0) {
-        if (parse_unix(address + 5, a, len) != 0)
-            return err_set(e, EINVAL, "listen %s: the path must have 1 to %zu bytes", address,
-                           sizeof a->un.sun_path - 1);
+    switch (from->kind) {
+    case ADDRESS_UNIX:
+        a->un.sun_family = AF_UNIX;
+        *len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(host) + 1);
+        memcpy(a->un.sun_path, host, strlen(host) + 1); /* address_parse knows its limit */
         return 0;
+    case ADDRESS_V6:
+        a->v6.sin6_family = AF_INET6;
+        a->v6.sin6_port = htons(from->port);
+        *len = sizeof a->v6;
+        return inet_pton(AF_INET6, host, &a->v6.sin6_addr) == 1 ? 0 : -EINVAL;
+    default:
+        a->v4.sin_family = AF_INET;
+        a->v4.sin_port = htons(from->port);
+        *len = sizeof a->v4;
+        if (strcasecmp(host, "localhost") == 0)
+            host = "127.0.0.1";
+        else if (strcmp(host, "*") == 0)
+            host = "0.0.0.0";
+        return inet_pton(AF_INET, host, &a->v4.sin_addr) == 1 ? 0 : -EINVAL;
     }
-    bool bracketed = address[0] == '[';
-    const char *end = bracketed ? strstr(address, "]:") : strrchr(address, ':');
-    char host[64];
-    const char *start = address + bracketed;
-    if (!end || end - start >= (ptrdiff_t)sizeof host || end == start)
-        return err_set(e, EINVAL, "listen %s: must be HOST:PORT, [IPV6]:PORT or unix:PATH", address);
-    memcpy(host, start, (size_t)(end - start));
-    host[end - start] = 0;
-    int port = parse_port(end + 1 + bracketed);
-    if (port < 0)
-        return err_set(e, EINVAL, "listen %s: the port must be a number from 0 to 65535", address);
-    if ((bracketed ? parse_bracketed : parse_host)(host, (uint16_t)port, a, len) != 0)
-        return err_set(e, EINVAL, "listen %s: \"%s\" is no IP address; write 127.0.0.1:PORT, *:PORT or [::1]:PORT",
-                       address, host);
-    return 0;
 }
 
 static int set_int(int fd, int level, int name, int value)
@@ -166,11 +124,15 @@ static int set_before_bind(int fd, int family)
 
 int listen_open(const char *address, int *port, struct err *e)
 {
+    struct address parsed;
     union listen_addr a;
     socklen_t len = 0;
-    int rc = parse_address(address, &a, &len, e);
+    int rc = address_parse(address, &parsed, e);
     if (rc != 0)
         return rc;
+    if (to_socket_address(&parsed, &a, &len) != 0)
+        return err_set(e, EINVAL, "listen %s: \"%s\" is no IP address; names are not looked up, but localhost is",
+                       address, parsed.host);
     int family = a.any.sa_family;
     if (family == AF_UNIX)
         remove_stale(&a, len);

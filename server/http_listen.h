@@ -7,7 +7,7 @@
 
 #include "engine/base/err.h"
 
-/* Listen on "HOST:PORT" (a number, localhost, or * for every IPv4 address), "[V6]:PORT" or "unix:PATH". Returns the
+/* Listen on an address of server/address.h; HOST is a number, localhost, or * for every IPv4 address. Returns the
  * descriptor (non-blocking, close-on-exec) or -errno with e. *port is the port bound, 0 for unix. A socket file that
  * nobody listens on is replaced; the file belongs to its owner and group (0660). Names are not looked up. */
 int listen_open(const char *address, int *port, struct err *e);

@@ -67,10 +67,13 @@ uint32_t stub_connections(struct stub *s);
 /* Wait until so many connections are open. */
 void stub_wait_connections(struct stub *s, uint32_t n);
 
-/* Answer call id with 200 and text; write to, end, abort its stream. stub_write returns http_stream_write's result. */
+/* Answer call id with 200 and text; write to, end, abort its stream. stub_write returns http_stream_write's result.
+ * The call is known to be there; with _if_found it may have gone: -ENOENT. */
 void stub_answer(struct stub *s, uint64_t id, const char *text);
 int stub_write(struct stub *s, uint64_t id, const void *bytes, size_t n);
 void stub_end(struct stub *s, uint64_t id);
+int stub_write_if_found(struct stub *s, uint64_t id, const void *bytes, size_t n);
+int stub_end_if_found(struct stub *s, uint64_t id);
 void stub_abort(struct stub *s, uint64_t id);
 
 struct client {

@@ -355,19 +355,9 @@ END_TEST
 static const struct {
     const char *address, *says;
 } bad_addresses[] = {
-    {"8080", "must be HOST:PORT"},
-    {":8080", "must be HOST:PORT"},
-    {"127.0.0.1:", "port must be a number"},
-    {"127.0.0.1:65536", "port must be a number"},
-    {"127.0.0.1:-1", "port must be a number"},
-    {"127.0.0.1:80x", "port must be a number"},
-    {"example.org:80", "no IP address"},
-    {"127.0.0.1.5:80", "no IP address"},
-    {"::1:80", "no IP address"},
-    {"[::1:80", "must be HOST:PORT"},
-    {"[127.0.0.1]:80", "no IP address"},
-    {"192.0.2.1:0", "no such address"},
-    {"unix:", "1 to 107 bytes"},
+    {"8080", "must be HOST:PORT"},       {"127.0.0.1:65536", "port must be"},
+    {"example.org:80", "no IP address"}, {"127.0.0.1.5:80", "no IP address"},
+    {"192.0.2.1:0", "no such address"},  {"unix:/no/such/folder/socket", "No such file"},
 };
 
 START_TEST(test_addresses_that_cannot_be_listened_on_are_explained)

@@ -98,6 +98,9 @@ const char *http_path(const struct http_call *c);
 const char *http_query(const struct http_call *c, const char *name);  /* decoded value or NULL; the first one */
 const char *http_header(const struct http_call *c, const char *name); /* any case; NULL when absent; the first one */
 const char *http_body(const struct http_call *c, size_t *n); /* after body(); not NULL when n > 0; terminated */
+/* The same, but the bytes are the caller's from now on (free them): for a worker that may outlive the call. NULL for
+ * an empty body. */
+char *http_take_body(struct http_call *c, size_t *n);
 const char *http_peer(const struct http_call *c);            /* "127.0.0.1:41234", "[::1]:41234" or "unix" */
 /* x-request-id: the client's (checked, <= 128 printable) or ours */
 const char *http_request_id(const struct http_call *c);

@@ -389,6 +389,15 @@ const char *http_header(const struct http_call *c, const char *name)
     return NULL;
 }
 
+char *http_take_body(struct http_call *c, size_t *n)
+{
+    char *body = c->body;
+    *n = c->body_len;
+    c->body = NULL;
+    c->body_len = c->body_room = 0;
+    return body;
+}
+
 const char *http_body(const struct http_call *c, size_t *n)
 {
     *n = c->body_len;

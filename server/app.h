@@ -1,0 +1,74 @@
+/* app - what the routes share: the loop, the engine, the text side, and the state of the whole server.
+ *
+ * One thread (the HTTP loop) owns it; workers read the immutable parts (conf, tok, chat, card).
+ */
+#ifndef HEARTH_SERVER_APP_H
+#define HEARTH_SERVER_APP_H
+
+#include "engine/base/idmap.h"
+#include "engine/engine.h"
+#include "engine/text/chat.h"
+#include "engine/text/tokenizer.h"
+#include "server/config.h"
+#include "server/http.h"
+#include "server/reply.h"
+#include "server/workers.h"
+
+struct gen;
+
+struct model_card { /* what clients call the model */
+    const char *id;  /* first alias, or made from the file name */
+    struct config_list names; /* all that are accepted, id first */
+    int64_t created;
+    char fingerprint[24]; /* system_fingerprint */
+};
+
+enum app_state {
+    APP_LOADING,  /* the port is open, weights are on their way */
+    APP_WARMING,  /* the engine is up, its first token is not */
+    APP_READY,
+    APP_DRAINING, /* SIGTERM: what runs is finished, nothing new */
+    APP_FAILED    /* the engine is dead for good */
+};
+
+/* Who asks: from the API key, or everybody. */
+struct tenant {
+    int key; /* index of the key, -1 = none configured */
+    uint8_t salt[32];
+};
+
+struct app {
+    const struct config *conf;
+    struct engine_plan plan;
+    struct http *http;
+    struct engine *engine;
+    struct workers *workers;
+    struct tokenizer *tok;
+    struct chat *chat; /* NULL: the model has no chat template */
+    struct model_card card;
+    enum app_state state;
+    uint64_t warm_id; /* the warm-up request */
+    uint64_t started_ns, drain_ns;
+    struct idmap parts; /* engine request id -> struct gen_part */
+    struct gen *gens;   /* all in flight */
+    uint32_t n_gens;
+    uint64_t n_answered[6]; /* by hundreds of status, [0] = client gone before */
+};
+
+/* Everything but the engine's weights is ready on return; listeners are open. 0 or -errno with e. */
+int app_open(struct app *a, const struct config *conf, struct err *e);
+/* Serve until SIGTERM/SIGINT has been drained. 0, or -errno with e (the engine could not start, ...). */
+int app_run(struct app *a, struct err *e);
+void app_close(struct app *a);
+
+/* May this call generate now? 0, or -1 with e: 503 while loading, draining, failed. */
+int app_check_ready(const struct app *a, struct api_error *e);
+/* The name a request asked for -> the name to answer with; NULL and e (404 with the names) when it is not ours. */
+const char *app_model_name(const struct app *a, const char *asked, struct api_error *e);
+/* Who sent this call (checked in head()). */
+struct tenant app_tenant(const struct app *a, const struct http_call *c, const char *cache_salt, size_t salt_len);
+
+/* "engine_config" of a configuration; also for --plan and --check. */
+void app_engine_config(const struct config *conf, struct engine_config *out);
+
+#endif

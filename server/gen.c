@@ -1,0 +1,565 @@
+/* gen - see gen.h. */
+#include "server/gen.h"
+
+#include "engine/base/sys.h"
+#include "engine/base/vec.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHUNK_ROOM    16384           /* room that the events of one token never pass */
+#define HEADERS_AFTER 200000000ull    /* ns: then a waiting stream gets its headers */
+#define PARTS_MAX     256             /* prompts of one request */
+#define MEMORY_MAX    (256ull << 20)  /* of one request's parsed form, without ids */
+
+/* -- life */
+
+static void choice_fini(struct gen_choice *c)
+{
+    free(c->ids);
+    free(c->lps);
+    stop_fini(&c->stop);
+    str_fini(&c->text);
+}
+
+static void gen_free(struct gen *g)
+{
+    for (uint32_t i = 0; i < g->n_parts; i++) {
+        if (g->parts[i].live) {
+            idmap_remove(&g->app->parts, g->parts[i].engine_id);
+            engine_cancel(g->app->engine, g->parts[i].engine_id);
+        }
+        free(g->parts[i].prompt.ids);
+    }
+    for (uint32_t i = 0; i < g->n_choices; i++)
+        choice_fini(&g->choices[i]);
+    if (g->prev)
+        g->prev->next = g->next;
+    else
+        g->app->gens = g->next;
+    if (g->next)
+        g->next->prev = g->prev;
+    g->app->n_gens--;
+    str_fini(&g->p.ignored);
+    arena_fini(&g->mem);
+    free(g->parts);
+    free(g->choices);
+    free(g->body);
+    free(g);
+}
+
+void gen_gone(struct gen *g)
+{
+    g->call = NULL;
+    if (!g->in_worker)
+        gen_free(g);
+}
+
+/* -- worker: bytes to ids */
+
+int gen_add_part(struct gen *g, struct token_ids *prompt, const char *echo, size_t n_echo)
+{
+    size_t cap = g->n_parts;
+    if (g->n_parts == PARTS_MAX)
+        return api_fail(&g->error, 400, "invalid_value", "prompt", "prompt: at most %d prompts in one request", PARTS_MAX);
+    if (vec_grow(&g->parts, &cap, g->n_parts + 1, sizeof *g->parts) != 0)
+        return api_fail(&g->error, 503, "out_of_memory", NULL, "no memory for the request");
+    g->parts[g->n_parts] = (struct gen_part){.index = g->n_parts, .prompt = *prompt, .echo = echo, .n_echo = n_echo};
+    g->n_parts++;
+    *prompt = (struct token_ids){0};
+    return 0;
+}
+
+/* max_tokens for the longest prompt: what was asked, or the rest of the context. */
+static int settle_length(struct gen *g)
+{
+    uint64_t ctx = g->app->plan.ctx_tokens, longest = 0;
+    struct gen_params *p = &g->p;
+    for (uint32_t i = 0; i < g->n_parts; i++)
+        if (g->parts[i].prompt.n > longest)
+            longest = g->parts[i].prompt.n;
+    uint64_t want = p->max_tokens ? (uint64_t)p->max_tokens : 1;
+    if (longest + want > ctx)
+        return api_fail(&g->error, 400, "context_length_exceeded", g->dialect->params == PARAMS_CHAT ? "messages" : "prompt",
+                        "the context holds %llu tokens; the prompt has %llu and max_tokens asks for %llu more",
+                        (unsigned long long)ctx, (unsigned long long)longest, (unsigned long long)want);
+    if (p->min_tokens > 0 && p->max_tokens && p->min_tokens > p->max_tokens)
+        return api_fail(&g->error, 400, "invalid_value", "min_tokens", "min_tokens %lld: more than max_tokens %lld",
+                        (long long)p->min_tokens, (long long)p->max_tokens);
+    return 0;
+}
+
+static int parse(struct gen *g)
+{
+    struct err e;
+    struct json *doc;
+    const struct app *a = g->app;
+    int ret = json_parse(&doc, g->body ? g->body : "", g->n_body, NULL, &e);
+    if (ret)
+        return api_fail(&g->error, ret == -ENOMEM ? 503 : 400, ret == -ENOMEM ? "out_of_memory" : "invalid_json", NULL,
+                        "%s", e.text);
+    ret = params_read(&g->p, json_root(doc), g->dialect->params, tokenizer_vocab(a->tok), g->dialect->own_fields, &g->mem,
+                      &g->error);
+    if (!ret && !(g->model = app_model_name(a, g->p.model, &g->error)))
+        ret = -1;
+    if (!ret)
+        ret = g->dialect->parse(g, json_root(doc));
+    json_close(doc);
+    free(g->body);
+    g->body = NULL;
+    return ret ? ret : settle_length(g);
+}
+
+static void work(struct worker_job *j)
+{
+    struct gen *g = (struct gen *)(void *)j;
+    if (parse(g) && !g->error.status)
+        api_fail(&g->error, 500, "internal_error", NULL, "the request could not be read");
+}
+
+/* -- loop: submit */
+
+static void fail(struct gen *g)
+{
+    g->answered = true;
+    if (!g->call)
+        return;
+    if (!g->streaming) {
+        reply_error(g->call, &g->error);
+        return;
+    }
+    struct str out = {0};
+    str_puts(&out, "data: ");
+    api_put_error(&g->error, &out);
+    str_puts(&out, "\n\n");
+    if (out.oom || http_stream_write(g->call, out.data, out.len) != 0)
+        http_abort(g->call);
+    else
+        http_stream_end(g->call);
+    str_fini(&out);
+}
+
+static void cancel_parts(struct gen *g)
+{
+    for (uint32_t i = 0; i < g->n_parts; i++)
+        if (g->parts[i].live) {
+            idmap_remove(&g->app->parts, g->parts[i].engine_id);
+            engine_cancel(g->app->engine, g->parts[i].engine_id);
+            g->parts[i].live = false;
+        }
+    g->n_live = 0;
+}
+
+static void engine_failed(struct gen *g, enum engine_failure why, const char *text)
+{
+    cancel_parts(g);
+    switch (why) {
+    case ENGINE_FAIL_QUEUE_FULL:
+        api_fail(&g->error, 429, "queue_full", NULL, "%s", text);
+        g->error.retry_ms = 1000;
+        break;
+    case ENGINE_FAIL_TOO_LONG:
+        api_fail(&g->error, 400, "context_length_exceeded", NULL, "%s", text);
+        break;
+    default:
+        api_fail(&g->error, 500, "engine_error", NULL, "%s", text);
+    }
+    fail(g);
+}
+
+/* Ids that end a choice: the model's, unless ignored, and the request's. */
+static uint32_t stop_ids(const struct gen *g, int32_t out[ENGINE_STOP_IDS_MAX])
+{
+    size_t n_eog = 0;
+    const int32_t *eog = tokenizer_eog(g->app->tok, &n_eog);
+    uint32_t n = 0;
+    for (size_t i = 0; !g->p.ignore_eos && i < n_eog && n < ENGINE_STOP_IDS_MAX / 2; i++)
+        out[n++] = eog[i];
+    memcpy(out + n, g->p.stop_ids, g->p.n_stop_ids * sizeof *out);
+    return n + g->p.n_stop_ids;
+}
+
+static uint64_t fresh_seed(const struct gen *g)
+{
+    uint64_t seed;
+    if (g->app->conf->seed >= 0)
+        return (uint64_t)g->app->conf->seed;
+    return sys.random(&seed, sizeof seed) == 0 ? seed : sys.now_ns();
+}
+
+static int submit_part(struct gen *g, struct gen_part *part, struct engine_request *r, struct err *e)
+{
+    r->prompt = part->prompt.ids;
+    r->n_prompt = part->prompt.n;
+    r->max_tokens = g->p.max_tokens ? (uint32_t)g->p.max_tokens : g->app->plan.ctx_tokens - (uint32_t)part->prompt.n;
+    int ret = engine_submit(g->app->engine, r, &part->engine_id, e);
+    if (ret)
+        return ret;
+    if (idmap_put(&g->app->parts, part->engine_id, part) != 0) {
+        engine_cancel(g->app->engine, part->engine_id);
+        return err_set(e, ENOMEM, "no memory for the request");
+    }
+    part->gen = g;
+    part->live = true;
+    g->n_live++;
+    return 0;
+}
+
+static void submit(struct gen *g)
+{
+    int32_t stops[ENGINE_STOP_IDS_MAX];
+    struct engine_request r = {
+        .min_tokens = (uint32_t)g->p.min_tokens,
+        .n = (uint32_t)g->p.n,
+        .priority = (int32_t)g->p.priority,
+        .sampling = params_sampling(&g->p, g->dialect->params, fresh_seed(g)),
+        .stop_ids = stops,
+        .n_stop_ids = stop_ids(g, stops),
+        .bias = g->p.bias,
+        .n_bias = g->p.n_bias,
+        .progress = g->p.stream && g->p.return_progress,
+        .no_cache = !g->p.cache_prompt,
+    };
+    memcpy(r.salt, g->tenant.salt, sizeof r.salt);
+    g->n_choices = g->n_open = g->n_parts * (uint32_t)g->p.n;
+    g->choices = calloc(g->n_choices, sizeof *g->choices);
+    if (!g->choices) {
+        g->n_choices = 0;
+        engine_failed(g, ENGINE_FAIL_QUEUE_FULL, "no memory for the request");
+        return;
+    }
+    for (uint32_t i = 0; i < g->n_choices; i++)
+        g->choices[i].stop_id = g->choices[i].stop_text = -1;
+    g->submitted_ns = sys.now_ns();
+    for (uint32_t i = 0; i < g->n_parts; i++) {
+        struct err e;
+        int ret = submit_part(g, &g->parts[i], &r, &e);
+        if (ret) {
+            engine_failed(g, ret == -EAGAIN || ret == -ENOMEM ? ENGINE_FAIL_QUEUE_FULL : ENGINE_FAIL_INTERNAL, e.text);
+            return;
+        }
+    }
+}
+
+static void worked(struct worker_job *j)
+{
+    struct gen *g = (struct gen *)(void *)j;
+    g->in_worker = false;
+    if (!g->call) {
+        gen_free(g);
+        return;
+    }
+    if (!g->error.status && app_check_ready(g->app, &g->error) == 0) {
+        g->tenant = app_tenant(g->app, g->call, g->p.cache_salt, g->p.cache_salt ? strlen(g->p.cache_salt) : 0);
+        submit(g);
+        return;
+    }
+    fail(g);
+}
+
+void gen_start(struct app *a, struct http_call *c, const struct dialect *d)
+{
+    struct api_error e;
+    if (app_check_ready(a, &e) != 0) {
+        reply_error(c, &e);
+        return;
+    }
+    struct gen *g = calloc(1, sizeof *g);
+    uint64_t id;
+    if (!g || sys.random(&id, sizeof id) != 0) {
+        free(g);
+        api_fail(&e, 503, "out_of_memory", NULL, "no memory for the request");
+        reply_error(c, &e);
+        return;
+    }
+    g->job.work = work;
+    g->job.done = worked;
+    g->app = a;
+    g->call = c;
+    g->dialect = d;
+    g->mem.limit = MEMORY_MAX;
+    g->created = sys.wall_s();
+    snprintf(g->id, sizeof g->id, "%s%016llx", d->id_prefix, (unsigned long long)id);
+    params_defaults(&g->p, a->conf);
+    g->next = a->gens;
+    if (g->next)
+        g->next->prev = g;
+    a->gens = g;
+    a->n_gens++;
+    g->body = http_take_body(c, &g->n_body);
+    http_set_user(c, g);
+    g->in_worker = workers_submit(a->workers, &g->job) == 0;
+    if (!g->in_worker) {
+        api_fail(&g->error, 429, "queue_full", NULL, "too many requests are being read");
+        g->error.retry_ms = 1000;
+        fail(g);
+    }
+}
+
+/* -- events to answers */
+
+static void begin_stream(struct gen *g)
+{
+    struct http_header h[3] = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
+    size_t n = 2;
+    if (g->p.ignored.len)
+        h[n++] = (struct http_header){"x-ignored-params", str_text(&g->p.ignored)};
+    http_stream_begin(g->call, 200, "text/event-stream; charset=utf-8", h, n);
+    g->streaming = true;
+}
+
+static void write_event(struct gen *g, struct str *out)
+{
+    if (out->oom || http_stream_write(g->call, out->data, out->len) != 0) {
+        /* gen_pump left room for what a token can need: the client is going, or there is no memory */
+        cancel_parts(g);
+        g->answered = true;
+        http_abort(g->call);
+    }
+    str_fini(out);
+}
+
+/* Send what the choice has gathered as one chunk. */
+static void send_chunk(struct gen *g, struct gen_choice *c, const char *finish)
+{
+    struct str out = {0};
+    gen_put_chunk(g, c, finish, &out);
+    c->begun = true;
+    c->text_offset += c->text.len;
+    c->n_sent = c->n_done;
+    str_cut(&c->text, 0);
+    write_event(g, &out);
+}
+
+static void close_choice(struct gen *g, struct gen_choice *c, const char *finish)
+{
+    c->finish = finish;
+    c->n_ids = c->n_done;
+    g->n_open--;
+    if (!g->p.stream)
+        return;
+    if (c->text.len || (c->lps && c->n_sent < c->n_done))
+        send_chunk(g, c, NULL);
+    if (!g->answered)
+        send_chunk(g, c, finish);
+}
+
+static uint32_t choice_of(const struct gen *g, const struct gen_choice *c)
+{
+    return (uint32_t)(c - g->choices) % (uint32_t)g->p.n;
+}
+
+static struct gen_part *part_of(const struct gen *g, const struct gen_choice *c)
+{
+    return &g->parts[(uint32_t)(c - g->choices) / (uint32_t)g->p.n];
+}
+
+/* One token becomes text; a stop string ends the choice. */
+static void take_token(struct gen *g, struct gen_choice *c)
+{
+    struct str piece = {0};
+    int32_t id = c->ids[c->n_done++];
+    detok_push(&c->detok, g->app->tok, id, g->p.skip_special_tokens, &piece);
+    int found = stop_push(&c->stop, &g->p.stop, str_text(&piece), piece.len, &c->text);
+    c->text.oom |= piece.oom;
+    str_fini(&piece);
+    if (found < 0)
+        return;
+    struct gen_part *part = part_of(g, c);
+    c->stop_text = found;
+    if (!c->ended && part->live)
+        engine_cancel_choice(g->app->engine, part->engine_id, choice_of(g, c));
+    close_choice(g, c, "stop");
+}
+
+static void end_choice(struct gen *g, struct gen_choice *c)
+{
+    struct str piece = {0};
+    detok_finish(&c->detok, &piece);
+    int found = stop_push(&c->stop, &g->p.stop, str_text(&piece), piece.len, &c->text);
+    c->text.oom |= piece.oom;
+    str_fini(&piece);
+    if (found < 0)
+        stop_flush(&c->stop, &c->text);
+    else
+        c->stop_text = found;
+    close_choice(g, c, found >= 0 || c->stop_id >= 0 ? "stop" : "length");
+}
+
+static void put_echo(struct gen *g, struct gen_choice *c)
+{
+    const struct gen_part *part = part_of(g, c);
+    if (!c->begun && c->n_done == 0 && part->echo)
+        str_add(&c->text, part->echo, part->n_echo);
+}
+
+/* Turn waiting tokens of a choice into the answer while there is room. */
+static void pump_choice(struct gen *g, struct gen_choice *c)
+{
+    if (c->n_ids && c->n_done == 0)
+        put_echo(g, c);
+    while (!c->finish && !g->answered && c->n_done < c->n_ids) {
+        if (g->p.stream && http_stream_room(g->call) < CHUNK_ROOM)
+            return; /* gen_room goes on */
+        take_token(g, c);
+        if (g->p.stream && !c->finish && c->text.len)
+            send_chunk(g, c, NULL);
+    }
+    if (c->lps && !c->finish && part_of(g, c)->live)
+        engine_credit(g->app->engine, part_of(g, c)->engine_id, choice_of(g, c), (uint32_t)c->n_done);
+    if (c->ended && !c->finish && !g->answered)
+        end_choice(g, c);
+}
+
+static void finish_stream(struct gen *g)
+{
+    struct str out = {0};
+    if (g->p.include_usage)
+        gen_put_usage_chunk(g, &out);
+    str_puts(&out, "data: [DONE]\n\n");
+    write_event(g, &out);
+    if (!g->answered)
+        http_stream_end(g->call);
+    g->answered = true;
+}
+
+static void finish_whole(struct gen *g)
+{
+    struct str out = {0};
+    struct http_header h = {"x-ignored-params", str_text(&g->p.ignored)};
+    gen_put_answer(g, &out);
+    g->answered = true;
+    if (out.oom) {
+        api_fail(&g->error, 503, "out_of_memory", NULL, "no memory for the answer");
+        fail(g);
+    } else {
+        http_answer(g->call, 200, "application/json", &h, g->p.ignored.len ? 1 : 0, out.data, out.len);
+    }
+    str_fini(&out);
+}
+
+static void pump(struct gen *g)
+{
+    for (uint32_t i = 0; i < g->n_choices && !g->answered; i++)
+        if (!g->choices[i].finish)
+            pump_choice(g, &g->choices[i]);
+    if (g->answered || g->n_open || g->n_live)
+        return;
+    if (g->p.stream)
+        finish_stream(g);
+    else
+        finish_whole(g);
+}
+
+void gen_room(struct gen *g)
+{
+    if (!g->answered && g->choices)
+        pump(g);
+}
+
+void gen_tick(struct gen *g, uint64_t now_ns)
+{
+    if (g->call && g->p.stream && g->n_live && !g->streaming && !g->answered && now_ns - g->submitted_ns > HEADERS_AFTER)
+        begin_stream(g);
+}
+
+static void queue_tokens(struct gen *g, struct gen_choice *c, const struct engine_event *ev)
+{
+    if (c->finish)
+        return; /* behind a stop string */
+    if (vec_grow(&c->ids, &c->cap_ids, c->n_ids + ev->n, sizeof *c->ids) != 0 ||
+        (ev->logprobs && vec_grow(&c->lps, &c->cap_lps, c->n_ids + ev->n, sizeof *c->lps) != 0)) {
+        engine_failed(g, ENGINE_FAIL_INTERNAL, "no memory for the answer");
+        return;
+    }
+    memcpy(c->ids + c->n_ids, ev->tokens, ev->n * sizeof *c->ids);
+    if (ev->logprobs)
+        memcpy(c->lps + c->n_ids, ev->logprobs, ev->n * sizeof *c->lps);
+    c->n_ids += ev->n;
+    g->last_ns = sys.now_ns();
+    if (!g->first_ns)
+        g->first_ns = g->last_ns;
+}
+
+static void note_done(struct gen *g, struct gen_part *part, const struct engine_event *ev)
+{
+    part->cached = ev->cached;
+    part->queue_us = ev->queue_us;
+    part->prefill_us = ev->prefill_us;
+    part->decode_us = ev->decode_us;
+    part->live = false;
+    g->n_live--;
+    idmap_remove(&g->app->parts, part->engine_id);
+}
+
+static void send_progress(struct gen *g, struct gen_part *part, const struct engine_event *ev)
+{
+    struct str out = {0};
+    part->progress = ev->done;
+    part->cached = ev->cached;
+    if (http_stream_room(g->call) < CHUNK_ROOM)
+        return;
+    gen_put_progress_chunk(g, part, &out);
+    write_event(g, &out);
+}
+
+void gen_event(struct gen_part *part, const struct engine_event *ev)
+{
+    struct gen *g = part->gen;
+    struct gen_choice *c = &g->choices[part->index * (uint32_t)g->p.n + ev->choice];
+    if (ev->type == ENGINE_FAILED) {
+        part->live = false; /* the engine has forgotten it */
+        g->n_live--;
+        idmap_remove(&g->app->parts, part->engine_id);
+        engine_failed(g, ev->failure, ev->text);
+        return;
+    }
+    if (g->p.stream && !g->streaming)
+        begin_stream(g);
+    switch (ev->type) {
+    case ENGINE_TOKENS:
+        queue_tokens(g, c, ev);
+        break;
+    case ENGINE_PROGRESS:
+        send_progress(g, part, ev);
+        return;
+    case ENGINE_CHOICE_DONE:
+        c->ended = true;
+        c->stop_id = ev->stop_id;
+        break;
+    case ENGINE_DONE:
+        note_done(g, part, ev);
+        break;
+    default:
+        break;
+    }
+    if (!g->answered)
+        pump(g);
+}
+
+uint64_t gen_prompt_tokens(const struct gen *g)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < g->n_parts; i++)
+        n += g->parts[i].prompt.n;
+    return n;
+}
+
+uint64_t gen_completion_tokens(const struct gen *g)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < g->n_choices; i++)
+        n += g->choices[i].n_done;
+    return n;
+}
+
+uint64_t gen_cached_tokens(const struct gen *g)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < g->n_parts; i++)
+        n += g->parts[i].cached;
+    return n;
+}

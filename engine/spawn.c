@@ -142,6 +142,7 @@ int engine_child_main(int argc, char **argv)
         log_error("engine child", "error=\"%s\"", e.text);
         return EXIT_FAILURE;
     }
+    log_set_level((enum log_level)b.head->config.log_level);
     int ret = engine_main(&b);
     boundary_close(&b);
     return ret ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -52,6 +52,10 @@ struct app {
     struct idmap parts; /* engine request id -> struct gen_part */
     struct gen *gens;   /* all in flight */
     uint32_t n_gens;
+    struct config_list urls; /* where it listens, for people */
+    char *own_name;          /* of the model, when no alias is given */
+    int signals;             /* signalfd of SIGTERM, SIGINT */
+    char error[ERR_TEXT_MAX]; /* APP_FAILED: why */
     uint64_t n_answered[6]; /* by hundreds of status, [0] = client gone before */
 };
 
@@ -65,8 +69,15 @@ void app_close(struct app *a);
 int app_check_ready(const struct app *a, struct api_error *e);
 /* The name a request asked for -> the name to answer with; NULL and e (404 with the names) when it is not ours. */
 const char *app_model_name(const struct app *a, const char *asked, struct api_error *e);
+/* Has this call a valid key, where keys are configured? 0, or -1 with e (401). */
+int app_check_key(const struct app *a, const struct http_call *c, struct api_error *e);
 /* Who sent this call (checked in head()). */
 struct tenant app_tenant(const struct app *a, const struct http_call *c, const char *cache_salt, size_t salt_len);
+
+/* The whole of a file of at most max bytes, appended to out. 0 or -errno with e. */
+int app_read_file(const char *path, size_t max, struct str *out, struct err *e);
+/* Note an address that is listened on. 0 or -ENOMEM. */
+int app_add_url(struct app *a, const char *address, int port, struct err *e);
 
 /* "engine_config" of a configuration; also for --plan and --check. */
 void app_engine_config(const struct config *conf, struct engine_config *out);

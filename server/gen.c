@@ -402,7 +402,7 @@ static void pump_choice(struct gen *g, struct gen_choice *c)
     if (c->n_ids && c->n_done == 0)
         put_echo(g, c);
     while (!c->finish && !g->answered && c->n_done < c->n_ids) {
-        if (g->p.stream && http_stream_room(g->call) < CHUNK_ROOM)
+        if (g->p.stream && !http_stream_has_room(g->call, CHUNK_ROOM))
             return; /* gen_room goes on */
         take_token(g, c);
         if (g->p.stream && !c->finish && c->text.len)
@@ -500,8 +500,8 @@ static void send_progress(struct gen *g, struct gen_part *part, const struct eng
     struct str out = {0};
     part->progress = ev->done;
     part->cached = ev->cached;
-    if (http_stream_room(g->call) < CHUNK_ROOM)
-        return;
+    if (!http_stream_has_room(g->call, CHUNK_ROOM))
+        return; /* the next one says more */
     gen_put_progress_chunk(g, part, &out);
     write_event(g, &out);
 }

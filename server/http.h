@@ -46,7 +46,8 @@ struct http_app {
      * body is drained (1 MiB or 2 s) and body() is not called. Return the body cap in bytes for this call. */
     size_t (*head)(void *ctx, struct http_call *c);
     void (*body)(void *ctx, struct http_call *c);
-    /* The stream has room again (half of stream_bytes) after http_stream_write said it was full. May be NULL. */
+    /* The stream has room again (half of stream_bytes) after http_stream_write or http_stream_has_room said it had not.
+     * May be NULL. */
     void (*room)(void *ctx, struct http_call *c);
     void (*gone)(void *ctx, struct http_call *c, enum http_gone why);
     /* Make the JSON error body for what http.c itself refuses (before head(): bad framing or target 400, 415, 417, 431,
@@ -101,7 +102,7 @@ const char *http_body(const struct http_call *c, size_t *n); /* after body(); no
 /* The same, but the bytes are the caller's from now on (free them): for a worker that may outlive the call. NULL for
  * an empty body. */
 char *http_take_body(struct http_call *c, size_t *n);
-const char *http_peer(const struct http_call *c);            /* "127.0.0.1:41234", "[::1]:41234" or "unix" */
+const char *http_peer(const struct http_call *c); /* "127.0.0.1:41234", "[::1]:41234" or "unix" */
 /* x-request-id: the client's (checked, <= 128 printable) or ours */
 const char *http_request_id(const struct http_call *c);
 uint64_t http_start_ns(const struct http_call *c);
@@ -120,7 +121,8 @@ void http_stream_begin(struct http_call *c, int status, const char *content_type
 /* Queue n bytes, all or nothing: 0; -EAGAIN when the ring lacks room now (room() follows); -EMSGSIZE when n can never
  * fit; -EPIPE when the call is ending. */
 int http_stream_write(struct http_call *c, const void *bytes, size_t n);
-size_t http_stream_room(const struct http_call *c);
+/* Would n bytes (at most half of stream_bytes) be taken now? If not, room() follows when they would. */
+bool http_stream_has_room(struct http_call *c, size_t n);
 /* Bytes queued so far are sent, then the last chunk. */
 void http_stream_end(struct http_call *c);
 /* Cut the connection without a last chunk (a broken stream must not look whole); queued bytes are lost. */

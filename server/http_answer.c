@@ -78,6 +78,13 @@ static bool has_something(const struct http_call *c)
     return out_bytes(c) > 0 || c->ended;
 }
 
+/* Bytes that the ring of a stream still takes. */
+static size_t stream_room(const struct http_call *c)
+{
+    size_t cap = c->conn->http->conf.stream_bytes, used = out_bytes(c);
+    return used < cap ? cap - used : 0;
+}
+
 static void settle(struct http *h, struct http_call *c)
 {
     if (c->aborted) {
@@ -90,7 +97,7 @@ static void settle(struct http *h, struct http_call *c)
         MHD_resume_connection(c->conn->mhd);
         h->run_mhd = true;
     }
-    if (c->want_room && http_stream_room(c) >= h->conf.stream_bytes / 2 && !c->ended) {
+    if (c->want_room && stream_room(c) >= h->conf.stream_bytes / 2 && !c->ended) {
         c->want_room = false;
         if (h->app.room)
             h->app.room(h->app.ctx, c);
@@ -205,10 +212,11 @@ void http_stream_begin(struct http_call *c, int status, const char *content_type
     call_due(c);
 }
 
-size_t http_stream_room(const struct http_call *c)
+bool http_stream_has_room(struct http_call *c, size_t n)
 {
-    size_t cap = c->conn->http->conf.stream_bytes, used = out_bytes(c);
-    return used < cap ? cap - used : 0;
+    bool has = n <= stream_room(c);
+    c->want_room |= !has;
+    return has;
 }
 
 int http_stream_write(struct http_call *c, const void *bytes, size_t n)
@@ -217,7 +225,7 @@ int http_stream_write(struct http_call *c, const void *bytes, size_t n)
         return -EPIPE;
     if (n > c->conn->http->conf.stream_bytes)
         return -EMSGSIZE;
-    if (n > http_stream_room(c)) {
+    if (n > stream_room(c)) {
         c->want_room = true;
         return -EAGAIN;
     }

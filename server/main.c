@@ -1,10 +1,128 @@
-/* main - hearthd: the command line. */
+/* main - hearthd: the command line, and one action. */
+#include "engine/base/log.h"
 #include "engine/base/version.h"
+#include "server/app.h"
+#include "server/options.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
-int main(void)
+extern char **environ;
+
+static int say_error(const struct err *e)
 {
-    printf("hearthd %s (%s)\n", version_number, version_commit);
-    return 0;
+    fprintf(stderr, "hearthd: %s\n", e->text);
+    return EXIT_FAILURE;
+}
+
+static int print(void (*put)(struct str *out))
+{
+    struct str out = {0};
+    put(&out);
+    fputs(str_text(&out), stdout);
+    str_fini(&out);
+    return fflush(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+static int print_config(const struct config *c)
+{
+    struct str out = {0};
+    config_print(c, &out);
+    fputs(str_text(&out), stdout);
+    str_fini(&out);
+    return EXIT_SUCCESS;
+}
+
+static double gib(uint64_t bytes)
+{
+    return (double)bytes / (1 << 30);
+}
+
+/* What the configuration takes and what would fit; nothing is loaded. */
+static int print_plan(const struct config *c, struct err *e)
+{
+    struct engine_config ec;
+    struct engine_plan p;
+    app_engine_config(c, &ec);
+    if (engine_make_plan(&ec, &p, e) != 0)
+        return say_error(e);
+    uint64_t tokens = (uint64_t)p.n_blocks * p.block_tokens;
+    printf("model        %s (%s), vocabulary %d, trained for %u tokens\n", p.name, p.arch, p.vocab, p.ctx_train);
+    printf("weights      %10.3f GiB\n", gib(p.weight_bytes));
+    printf("activations  %10.3f GiB\n", gib(p.activation_bytes));
+    printf("KV pool      %10.3f GiB  %u blocks of %u tokens = %llu tokens\n", gib(p.kv_bytes), p.n_blocks, p.block_tokens,
+           (unsigned long long)tokens);
+    printf("KV a token   %10llu bytes\n", (unsigned long long)p.kv_bytes_per_token);
+    printf("context      %10u tokens, %.3f GiB of KV each; %.1f sessions of full length fit\n", p.ctx_tokens,
+           gib(p.ctx_tokens * p.kv_bytes_per_token), (double)tokens / p.ctx_tokens);
+    for (uint32_t n = 2048; n < p.ctx_tokens; n *= 4)
+        printf("             %10u tokens, %.3f GiB of KV each; %.1f sessions fit\n", n, gib(n * p.kv_bytes_per_token),
+               (double)tokens / n);
+    printf("memory       %10.3f GiB needed of %.3f GiB available\n",
+           gib(p.weight_bytes + p.activation_bytes + p.kv_bytes), gib(p.memory_available));
+    return EXIT_SUCCESS;
+}
+
+static int check(const struct config *c, struct err *e)
+{
+    struct engine_config ec;
+    struct engine_plan p;
+    app_engine_config(c, &ec);
+    if (engine_make_plan(&ec, &p, e) != 0)
+        return say_error(e);
+    printf("ok: configuration and model header (%s, context %u)\n", p.name, p.ctx_tokens);
+    return EXIT_SUCCESS;
+}
+
+static int serve(const struct config *c, struct err *e)
+{
+    struct app a;
+    if (app_open(&a, c, e) != 0)
+        return say_error(e);
+    int ret = app_run(&a, e);
+    app_close(&a);
+    if (ret)
+        return say_error(e);
+    log_info("server stop", "reason=drained");
+    return EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o;
+    struct config c;
+    struct err e;
+    int ret;
+    if (argc > 1 && strcmp(argv[1], "--engine-child") == 0)
+        return engine_child_main(argc - 2, argv + 2);
+    if (options_parse(&o, &c, argc, argv, environ, &e) != 0) {
+        config_fini(&c);
+        return say_error(&e);
+    }
+    log_set_level((enum log_level)c.log.level);
+    switch (o.action) {
+    case OPTIONS_HELP:
+        ret = print(options_put_help);
+        break;
+    case OPTIONS_HELP_KEYS:
+        ret = print(options_put_keys);
+        break;
+    case OPTIONS_VERSION:
+        ret = print(options_put_version);
+        break;
+    case OPTIONS_PRINT_CONFIG:
+        ret = print_config(&c);
+        break;
+    case OPTIONS_PLAN:
+        ret = print_plan(&c, &e);
+        break;
+    case OPTIONS_CHECK:
+        ret = check(&c, &e);
+        break;
+    default:
+        ret = serve(&c, &e);
+    }
+    config_fini(&c);
+    return ret;
 }

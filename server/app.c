@@ -1,0 +1,506 @@
+/* app - see app.h. The callbacks of the HTTP loop, the engine's events, and the way from loading to drained. */
+#include "server/app.h"
+
+#include "engine/base/hash.h"
+#include "engine/base/log.h"
+#include "engine/base/sys.h"
+#include "engine/base/version.h"
+#include "engine/kv/format.h"
+#include "server/gen.h"
+#include "server/route.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#define TICK_MS        100
+#define WORKERS_QUEUED 1024
+
+/* -- HTTP callbacks */
+
+static size_t on_head(void *ctx, struct http_call *c)
+{
+    struct app *a = ctx;
+    struct api_error e;
+    bool known;
+    char allow[64];
+    const struct route *r = route_find(http_method(c), http_path(c), &known, allow);
+    if ((!r || r->access == ROUTE_KEY) && app_check_key(a, c, &e) != 0) { /* before anything tells which paths exist */
+        reply_error(c, &e);
+        return 0;
+    }
+    if (r)
+        return a->conf->http.max_body;
+    if (known)
+        api_fail(&e, 405, "method_not_allowed", NULL, "%s does not allow %.16s; use %s", http_path(c), http_method(c), allow);
+    else
+        api_fail(&e, 404, "unknown_url", NULL, "no such path: %.200s %.16s", http_path(c), http_method(c));
+    reply_error(c, &e);
+    return 0;
+}
+
+static void on_body(void *ctx, struct http_call *c)
+{
+    bool known;
+    char allow[64];
+    route_find(http_method(c), http_path(c), &known, allow)->handle(ctx, c);
+}
+
+static void on_room(void *ctx, struct http_call *c)
+{
+    (void)ctx;
+    if (http_user(c))
+        gen_room(http_user(c));
+}
+
+static void access_line(const struct http_call *c, const struct gen *g, enum http_gone why)
+{
+    static const char *const ends[] = {"done", "client", "timeout", "abort", "drain"};
+    uint64_t now = sys.now_ns();
+    double ms = (double)(now - http_start_ns(c)) / 1e6;
+    if (!g) {
+        log_info("http access", "id=%s peer=%s method=%s path=%s status=%d end=%s bytes=%llu ms=%.1f", http_request_id(c),
+                 http_peer(c), http_method(c), http_path(c), http_status(c), ends[why],
+                 (unsigned long long)http_bytes_out(c), ms);
+        return;
+    }
+    double ttft = g->first_ns ? (double)(g->first_ns - http_start_ns(c)) / 1e6 : 0;
+    log_info("http access",
+             "id=%s peer=%s method=%s path=%s status=%d end=%s bytes=%llu ms=%.1f ttft_ms=%.1f prompt_tokens=%llu "
+             "cached_tokens=%llu completion_tokens=%llu n=%lld stream=%d",
+             http_request_id(c), http_peer(c), http_method(c), http_path(c), http_status(c), ends[why],
+             (unsigned long long)http_bytes_out(c), ms, ttft, (unsigned long long)gen_prompt_tokens(g),
+             (unsigned long long)gen_cached_tokens(g), (unsigned long long)gen_completion_tokens(g), (long long)g->p.n,
+             g->p.stream);
+}
+
+static void on_gone(void *ctx, struct http_call *c, enum http_gone why)
+{
+    struct app *a = ctx;
+    struct gen *g = http_user(c);
+    int class = http_status(c) / 100;
+    a->n_answered[class >= 1 && class <= 5 ? class : 0]++;
+    access_line(c, g, why);
+    if (g)
+        gen_gone(g);
+}
+
+static size_t on_refusal(void *ctx, int status, const char *message, char *out, size_t cap)
+{
+    (void)ctx;
+    struct api_error e;
+    struct str body = {0};
+    api_fail(&e, status, status == 413 ? "body_too_large" : status == 503 ? "too_many_connections" : "bad_request", NULL,
+             "%s", message);
+    api_put_error(&e, &body);
+    size_t n = body.oom || body.len > cap ? 0 : body.len;
+    memcpy(out, str_text(&body), n);
+    str_fini(&body);
+    return n;
+}
+
+/* -- who may, and who is who */
+
+int app_check_ready(const struct app *a, struct api_error *e)
+{
+    struct engine_stats st;
+    switch (a->state) {
+    case APP_READY:
+        return 0;
+    case APP_DRAINING:
+        api_fail(e, 503, "draining", NULL, "the server is shutting down");
+        break;
+    case APP_FAILED:
+        return api_fail(e, 503, "engine_dead", NULL, "the engine has stopped; the server's log says why");
+    default:
+        engine_get_stats(a->engine, &st);
+        api_fail(e, 503, "loading", NULL, "the model is loading: %u %%", st.load_percent);
+    }
+    e->retry_ms = 1000;
+    return -1;
+}
+
+const char *app_model_name(const struct app *a, const char *asked, struct api_error *e)
+{
+    const struct config_list *l = &a->card.names;
+    if (!asked || !*asked)
+        return a->card.id;
+    for (size_t i = 0; i < l->n; i++)
+        if (strcmp(l->v[i], asked) == 0)
+            return l->v[i];
+    struct str names = {0};
+    for (size_t i = 0; i < l->n; i++)
+        str_addf(&names, "%s%s", i ? ", " : "", l->v[i]);
+    api_fail(e, 404, "model_not_found", "model", "model %.100s: not found; this server has %.300s", asked, str_text(&names));
+    str_fini(&names);
+    return NULL;
+}
+
+int app_check_key(const struct app *a, const struct http_call *c, struct api_error *e)
+{
+    (void)a;
+    (void)c;
+    (void)e;
+    return 0;
+}
+
+struct tenant app_tenant(const struct app *a, const struct http_call *c, const char *cache_salt, size_t salt_len)
+{
+    struct tenant t = {.key = -1};
+    struct hash_key k = {{0}};
+    (void)a;
+    (void)c;
+    if (salt_len)
+        hash_sha256(cache_salt, salt_len, &k);
+    memcpy(t.salt, k.b, sizeof t.salt);
+    return t;
+}
+
+/* -- from loading to ready */
+
+static void put_size(char out[32], uint64_t bytes)
+{
+    snprintf(out, 32, bytes >= 1u << 30 ? "%.1f GiB" : "%.0f MiB",
+             bytes >= 1u << 30 ? (double)bytes / (1 << 30) : (double)bytes / (1 << 20));
+}
+
+/* The one line that says it works, and what to try. */
+static void print_ready(const struct app *a)
+{
+    struct engine_stats st;
+    char kv[32];
+    const char *url = a->urls.n ? a->urls.v[0] : "";
+    engine_get_stats(a->engine, &st);
+    put_size(kv, st.kv_bytes);
+    printf("hearthd ready: %s  model %s  context %u  KV pool %s (%llu tokens)  %s  in %.1f s\n", url, a->card.id,
+           st.ctx_tokens, kv, (unsigned long long)(st.n_blocks * st.block_tokens), st.device,
+           (double)(sys.now_ns() - a->started_ns) / 1e9);
+    if (strncmp(url, "http", 4) == 0)
+        printf("try: curl %s/v1/%s -H 'Content-Type: application/json' -d '%s'\n", url,
+               a->chat ? "chat/completions" : "completions",
+               a->chat ? "{\"messages\":[{\"role\":\"user\",\"content\":\"Hello!\"}]}" : "{\"prompt\":\"Hello\"}");
+    fflush(stdout);
+}
+
+/* The server's own first token: after it /ready may say yes. */
+static void warm_up(struct app *a)
+{
+    int32_t ids[1] = {tokenizer_bos(a->tok) >= 0 ? tokenizer_bos(a->tok) : 0};
+    struct engine_request r = {.prompt = ids, .n_prompt = 1, .max_tokens = 1, .n = 1};
+    struct err e;
+    r.sampling = (struct engine_sampling){.top_p = 1, .repetition = 1, .n_logprobs = -1};
+    int ret = sys.random(r.salt, sizeof r.salt) == 0 ? engine_submit(a->engine, &r, &a->warm_id, &e) : 0;
+    if (ret)
+        log_warn("engine warm", "error=\"%s\"", e.text);
+    else
+        a->state = APP_WARMING;
+}
+
+static void watch_state(struct app *a)
+{
+    struct engine_stats st;
+    engine_get_stats(a->engine, &st);
+    if (st.state == ENGINE_DEAD && a->state != APP_FAILED) {
+        bool never = a->state == APP_LOADING;
+        snprintf(a->error, sizeof a->error, "%s", st.error);
+        a->state = APP_FAILED;
+        if (never || !a->n_gens)
+            http_stop(a->http);
+    }
+    if (st.state == ENGINE_READY && a->state == APP_LOADING)
+        warm_up(a);
+}
+
+static void on_engine(void *ctx)
+{
+    struct app *a = ctx;
+    struct engine_event ev;
+    while (engine_poll(a->engine, &ev)) {
+        struct gen_part *part = idmap_get(&a->parts, ev.id);
+        if (part)
+            gen_event(part, &ev);
+        else if (ev.id == a->warm_id && ev.type == ENGINE_DONE && a->state == APP_WARMING) {
+            a->state = APP_READY;
+            print_ready(a);
+        } else if (ev.id == a->warm_id && ev.type == ENGINE_FAILED) {
+            log_error("engine warm", "error=\"%s\"", ev.text);
+            a->state = APP_LOADING; /* once more */
+        }
+    }
+    watch_state(a);
+}
+
+static void on_workers(void *ctx)
+{
+    struct app *a = ctx;
+    workers_reap(a->workers);
+}
+
+/* -- drain */
+
+static void begin_drain(struct app *a, const char *why)
+{
+    if (a->state == APP_DRAINING) { /* asked twice: now */
+        http_stop(a->http);
+        return;
+    }
+    log_info("server drain", "reason=%s requests=%u timeout_s=%llu", why, a->n_gens,
+             (unsigned long long)(a->conf->drain.timeout / 1000));
+    a->state = APP_DRAINING;
+    a->drain_ns = sys.now_ns();
+    http_drain(a->http);
+}
+
+static void on_signal(void *ctx)
+{
+    struct app *a = ctx;
+    struct signalfd_siginfo info;
+    while (sys.read(a->signals, &info, sizeof info) == sizeof info)
+        begin_drain(a, info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+}
+
+static void on_tick(void *ctx)
+{
+    struct app *a = ctx;
+    uint64_t now = sys.now_ns();
+    for (struct gen *g = a->gens, *next; g; g = next) {
+        next = g->next;
+        gen_tick(g, now);
+    }
+    watch_state(a);
+    if (a->state == APP_DRAINING && (http_open_calls(a->http) == 0 || now - a->drain_ns > a->conf->drain.timeout * 1000000))
+        http_stop(a->http);
+}
+
+/* -- open */
+
+void app_engine_config(const struct config *conf, struct engine_config *out)
+{
+    static const char *const backends[] = {"auto", "cpu", "cuda"};
+    static const char *const isas[] = {"auto", "ref", "avx2", "avx512"};
+    memset(out, 0, sizeof *out);
+    if (conf->model.random)
+        snprintf(out->model, sizeof out->model, "random:%s", conf->model.random);
+    else if (conf->model.path)
+        snprintf(out->model, sizeof out->model, "%s", conf->model.path);
+    snprintf(out->backend, sizeof out->backend, "%s", backends[conf->backend]);
+    snprintf(out->isa, sizeof out->isa, "%s", isas[conf->cpu.isa]);
+    out->threads = (uint32_t)conf->cpu.threads;
+    out->ctx_tokens = (uint32_t)conf->ctx_size;
+    out->kv_bytes = conf->kv.bytes;
+    out->block_tokens = (uint32_t)conf->kv.block_tokens;
+    out->kv_format = conf->kv.format == CONFIG_KV32 ? KV_FORMAT_KV32 : KV_FORMAT_KV16;
+    out->max_rows = (uint32_t)conf->sched.max_batch_tokens;
+    out->max_seqs = (uint32_t)conf->sched.max_seqs;
+    out->max_queued = (uint32_t)conf->sched.max_queued;
+    out->max_queued_tokens = (uint64_t)conf->sched.max_queued_tokens;
+    out->step_ms = (uint32_t)conf->sched.step_ms;
+    out->no_prefix_cache = !conf->kv.prefix_cache;
+    out->log_level = (uint8_t)conf->log.level;
+}
+
+/* Tokenizer and chat template, out of the model file or made for random weights. */
+static int open_text(struct app *a, struct err *e)
+{
+    static const char chatml[] = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+                                 "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    struct gguf *g = NULL;
+    struct str file = {0};
+    const char *source = NULL;
+    size_t n = 0;
+    int ret;
+    if (a->conf->model.random) {
+        ret = tokenizer_open_bytes(&a->tok, a->plan.vocab, e);
+        source = chatml;
+        n = sizeof chatml - 1;
+    } else {
+        ret = gguf_open(&g, a->conf->model.path, e);
+        if (!ret)
+            ret = tokenizer_open(&a->tok, g, e);
+        if (!ret)
+            source = gguf_text(gguf_get(g, "tokenizer.chat_template"), &n);
+    }
+    if (!ret && a->conf->model.chat_template) {
+        ret = app_read_file(a->conf->model.chat_template, 4u << 20, &file, e);
+        source = file.data;
+        n = file.len;
+    }
+    if (!ret && source)
+        ret = chat_open(&a->chat, a->tok, source, n, e);
+    if (!ret && !source)
+        log_warn("model chat", "template=none next=\"only /v1/completions; give one with --set model.chat_template=FILE\"");
+    if (!ret && tokenizer_vocab(a->tok) > a->plan.vocab)
+        ret = err_set(e, EINVAL, "%s: the tokenizer has %d tokens, the model's output %d", a->conf->model.path,
+                      tokenizer_vocab(a->tok), a->plan.vocab);
+    str_fini(&file);
+    gguf_close(g);
+    return ret;
+}
+
+/* File name without folder and ".gguf", or the name of the random shape. */
+static int name_model(struct app *a, struct err *e)
+{
+    struct model_card *m = &a->card;
+    m->created = sys.wall_s();
+    if (a->conf->model.alias.n) {
+        m->names = a->conf->model.alias;
+    } else {
+        const char *path = a->conf->model.random ? a->conf->model.random : a->conf->model.path;
+        const char *base = strrchr(path, '/');
+        base = base ? base + 1 : path;
+        size_t n = strlen(base);
+        if (n > 5 && strcmp(base + n - 5, ".gguf") == 0)
+            n -= 5;
+        if (!(a->own_name = strndup(base, n)))
+            return err_set(e, ENOMEM, "out of memory");
+        m->names.v = (const char **)(void *)&a->own_name;
+        m->names.n = 1;
+    }
+    m->id = m->names.v[0];
+    snprintf(m->fingerprint, sizeof m->fingerprint, "fp_%.8s_%08x", version_number,
+             (unsigned)hash_fnv(m->id, strlen(m->id)));
+    return 0;
+}
+
+static int open_http(struct app *a, struct err *e)
+{
+    const struct config *c = a->conf;
+    struct http_conf hc = {
+        .max_connections = (uint32_t)c->http.max_connections,
+        .header_bytes = c->http.header_bytes,
+        .header_count = (uint32_t)c->http.header_count,
+        .stream_bytes = c->http.stream_bytes,
+        .header_s = (uint32_t)((c->http.header_time + 999) / 1000),
+        .idle_s = (uint32_t)((c->http.idle + 999) / 1000),
+        .body_s = (uint32_t)((c->http.body_time + 999) / 1000),
+        .write_stall_s = (uint32_t)((c->http.write_stall + 999) / 1000),
+        .tls_cert = c->http.tls_cert,
+        .tls_key = c->http.tls_key,
+    };
+    struct http_app ha = {a, on_head, on_body, on_room, on_gone, on_refusal};
+    int ret = http_open(&a->http, &hc, &ha, e);
+    for (size_t i = 0; ret >= 0 && i < c->listen.n; i++) {
+        ret = http_listen(a->http, c->listen.v[i], e);
+        if (ret >= 0)
+            ret = app_add_url(a, c->listen.v[i], ret, e);
+    }
+    return ret < 0 ? ret : 0;
+}
+
+static int open_signals(struct app *a, struct err *e)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    signal(SIGPIPE, SIG_IGN);
+    int ret = pthread_sigmask(SIG_BLOCK, &set, NULL);
+    a->signals = ret ? -1 : signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return a->signals < 0 ? err_set(e, ret ? ret : errno, "signals: %s", strerror(ret ? ret : errno)) : 0;
+}
+
+int app_open(struct app *a, const struct config *conf, struct err *e)
+{
+    struct engine_config ec;
+    memset(a, 0, sizeof *a);
+    a->conf = conf;
+    a->signals = -1;
+    a->started_ns = sys.now_ns();
+    app_engine_config(conf, &ec);
+    int ret = hash_init_library() ? err_set(e, ENOTSUP, "libcrypto has no SHA-256") : 0;
+    if (ret || (ret = engine_make_plan(&ec, &a->plan, e)) || (ret = name_model(a, e)) || (ret = open_signals(a, e)) ||
+        (ret = open_http(a, e)) || (ret = open_text(a, e)))
+        goto fail;
+    if (sys.random(ec.secret, sizeof ec.secret) != 0) {
+        ret = err_set(e, errno, "random: %s", strerror(errno));
+        goto fail;
+    }
+    /* what was worked out here holds for the engine too, whatever memory is free a moment later */
+    ec.kv_bytes = a->plan.kv_bytes;
+    ec.ctx_tokens = a->plan.ctx_tokens;
+    enum engine_mode mode = conf->engine.mode == CONFIG_ENGINE_THREAD ? ENGINE_MODE_THREAD : ENGINE_MODE_EXEC;
+    if ((ret = workers_open(&a->workers, (uint32_t)conf->text.workers, WORKERS_QUEUED, e)) ||
+        (ret = engine_open(&a->engine, &ec, mode, NULL, e)) ||
+        (ret = http_watch(a->http, engine_fd(a->engine), on_engine, a, e)) ||
+        (ret = http_watch(a->http, workers_fd(a->workers), on_workers, a, e)) ||
+        (ret = http_watch(a->http, a->signals, on_signal, a, e)))
+        goto fail;
+    http_every(a->http, TICK_MS, on_tick, a);
+    return 0;
+fail:
+    app_close(a);
+    return ret;
+}
+
+int app_run(struct app *a, struct err *e)
+{
+    int ret = http_run(a->http, e);
+    if (!ret && a->state == APP_FAILED)
+        ret = err_set(e, EPIPE, "%s", a->error);
+    return ret;
+}
+
+void app_close(struct app *a)
+{
+    http_close(a->http); /* ends the calls, so that every gen is cancelled or with a worker */
+    workers_close(a->workers);
+    assert(a->n_gens == 0);
+    engine_close(a->engine);
+    idmap_fini(&a->parts);
+    chat_close(a->chat);
+    tokenizer_close(a->tok);
+    if (a->signals >= 0)
+        sys.close(a->signals);
+    for (size_t i = 0; i < a->urls.n; i++)
+        free((char *)a->urls.v[i]);
+    free(a->urls.v);
+    free(a->own_name);
+    memset(a, 0, sizeof *a);
+    a->signals = -1;
+}
+
+/* -- small things */
+
+int app_read_file(const char *path, size_t max, struct str *out, struct err *e)
+{
+    int fd = sys.open(path, 0, 0), ret = 0;
+    if (fd < 0)
+        return err_set(e, errno, "%s: %s", path, strerror(errno));
+    while (!ret) {
+        char buf[4096];
+        ssize_t n = sys.read(fd, buf, sizeof buf);
+        if (n < 0)
+            ret = err_set(e, errno, "%s: %s", path, strerror(errno));
+        if (n <= 0)
+            break;
+        str_add(out, buf, (size_t)n);
+        if (out->oom || out->len > max)
+            ret = err_set(e, out->oom ? ENOMEM : EFBIG, "%s: more than %zu bytes", path, max);
+    }
+    sys.close(fd);
+    return ret;
+}
+
+int app_add_url(struct app *a, const char *address, int port, struct err *e)
+{
+    struct str url = {0};
+    const char *colon = strrchr(address, ':');
+    if (strncmp(address, "unix:", 5) == 0)
+        str_puts(&url, address);
+    else
+        str_addf(&url, "http%s://%.*s:%d", a->conf->http.tls_cert ? "s" : "", (int)(colon - address), address, port);
+    const char **more = url.oom ? NULL : realloc(a->urls.v, (a->urls.n + 1) * sizeof *more);
+    if (!more) {
+        str_fini(&url);
+        return err_set(e, ENOMEM, "out of memory");
+    }
+    a->urls.v = more;
+    a->urls.v[a->urls.n++] = url.data;
+    return 0;
+}

@@ -14,6 +14,7 @@
  */
 #include "engine/compute/backend.h"
 
+#include "engine/compute/host_mem.h"
 #include "engine/compute/quant.h"
 #include "engine/kv/fmt_kv16.h"
 #include "engine/kv/fmt_kv32.h"
@@ -42,18 +43,12 @@ static struct cpu_ref *ref_of(struct backend *be)
 
 static void *ref_alloc(struct backend *be, size_t bytes)
 {
-    if (bytes > SIZE_MAX - 64)
-        return NULL;
-    size_t whole = bytes ? (bytes + 63) / 64 * 64 : 64;
-    void *p = aligned_alloc(64, whole);
-    if (p)
-        memset(p, 0, whole);
-    return p;
+    return host_alloc(bytes);
 }
 
 static void ref_release(struct backend *be, void *p, size_t bytes)
 {
-    free(p);
+    host_release(p, bytes);
 }
 
 static void ref_close(struct backend *be)

@@ -44,7 +44,8 @@ static int put_content(struct gen *g, size_t i, const struct json_val *v, struct
         const char *type = json_text(json_get(part, "type"), &n);
         text = json_text(json_get(part, "text"), &n);
         if (!type || strcmp(type, "text") != 0)
-            ret = bad(g, i, "content", "unsupported_parameter", "only parts of type \"text\" are supported by this model");
+            ret = bad(g, i, "content", "unsupported_parameter",
+                      "only parts of type \"text\" are supported by this model");
         else if (!text)
             ret = bad(g, i, "content", "invalid_type", "a part of type \"text\" needs a string \"text\"");
         else
@@ -143,7 +144,8 @@ static int encode(struct gen *g, const struct str *vars)
     else if (ret)
         ret = api_fail(&g->error, 400, "invalid_value", "messages", "%s", e.text);
     else if (ids.n == 0)
-        ret = api_fail(&g->error, 400, "invalid_value", "messages", "messages: the chat template makes an empty prompt");
+        ret = api_fail(&g->error, 400, "invalid_value", "messages",
+                       "messages: the chat template makes an empty prompt");
     else
         ret = gen_add_part(g, &ids, NULL, 0);
     free(ids.ids);
@@ -184,7 +186,8 @@ static void put_one(const struct gen *g, int32_t id, float logprob, struct str *
 static void put_logprobs(const struct gen *g, const struct gen_choice *c, struct str *out)
 {
     if (!c->lps || c->n_sent == c->n_done) {
-        str_puts(out, g->p.logprobs && !g->p.stream ? ",\"logprobs\":{\"content\":[],\"refusal\":null}" : ",\"logprobs\":null");
+        str_puts(out, g->p.logprobs && !g->p.stream ? ",\"logprobs\":{\"content\":[],\"refusal\":null}"
+                                                    : ",\"logprobs\":null");
         return;
     }
     str_puts(out, ",\"logprobs\":{\"content\":[");

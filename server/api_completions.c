@@ -29,7 +29,8 @@ static int start_empty(struct gen *g, struct token_ids *ids)
 {
     int32_t bos = tokenizer_bos(g->app->tok), first = bos >= 0 ? bos : tokenizer_eos(g->app->tok);
     if (first < 0)
-        return api_fail(&g->error, 400, "invalid_value", "prompt", "prompt: is empty, and the model has no token to begin with");
+        return api_fail(&g->error, 400, "invalid_value", "prompt",
+                        "prompt: is empty, and the model has no token to begin with");
     return push_id(ids, first) ? 0 : no_memory(g);
 }
 
@@ -44,7 +45,8 @@ static int add_text(struct gen *g, const char *text, size_t n)
     if (!ret) {
         ret = tokenizer_encode(t, text, n, true, &ids, &e);
         if (ret)
-            ret = ret == -ENOMEM ? no_memory(g) : api_fail(&g->error, 400, "invalid_value", "prompt", "prompt: %s", e.text);
+            ret = ret == -ENOMEM ? no_memory(g)
+                                 : api_fail(&g->error, 400, "invalid_value", "prompt", "prompt: %s", e.text);
     }
     if (!ret && ids.n == 0)
         ret = start_empty(g, &ids);
@@ -76,8 +78,8 @@ static int add_ids(struct gen *g, const int32_t *list, size_t n)
     int32_t vocab = tokenizer_vocab(g->app->tok);
     for (size_t i = 0; i < n; i++)
         if (list[i] < 0 || list[i] >= vocab)
-            return api_fail(&g->error, 400, "invalid_value", "prompt", "prompt: token id %d at place %zu: must be from 0 to %d",
-                            list[i], i, vocab - 1);
+            return api_fail(&g->error, 400, "invalid_value", "prompt",
+                            "prompt: token id %d at place %zu: must be from 0 to %d", list[i], i, vocab - 1);
     if (n == 0 && start_empty(g, &ids))
         return -1;
     if (n) {

@@ -10,9 +10,11 @@ static void put_model(const struct app *a, const char *name, struct str *out)
 {
     str_puts(out, "{\"id\":");
     json_put_cstr(out, name);
-    str_addf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"hearth\",\"root\":", (long long)a->card.created);
+    str_addf(out,
+             ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"hearth\",\"root\":", (long long)a->card.created);
     json_put_cstr(out, a->card.id);
-    str_addf(out, ",\"parent\":null,\"max_model_len\":%u,\"context_length\":%u}", a->plan.ctx_tokens, a->plan.ctx_tokens);
+    str_addf(out, ",\"parent\":null,\"max_model_len\":%u,\"context_length\":%u}", a->plan.ctx_tokens,
+             a->plan.ctx_tokens);
 }
 
 static void handle_list(struct app *a, struct http_call *c)

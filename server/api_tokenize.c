@@ -1,4 +1,5 @@
-/* api_tokenize - POST /tokenize and /detokenize, as vLLM has them: text or messages to ids, ids to text. On the workers. */
+/* api_tokenize - POST /tokenize and /detokenize, as vLLM has them: text or messages to ids, ids to text. On the
+ * workers. */
 #include "server/app.h"
 #include "server/route.h"
 
@@ -76,8 +77,8 @@ static int decode_ids(struct text_job *j, const struct json_val *root)
     for (size_t i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] >= tokenizer_vocab(j->app->tok)) {
             str_fini(&text);
-            return api_fail(&j->error, 400, "invalid_value", "tokens", "tokens[%zu] %d: must be from 0 to %d", i, ids[i],
-                            tokenizer_vocab(j->app->tok) - 1);
+            return api_fail(&j->error, 400, "invalid_value", "tokens", "tokens[%zu] %d: must be from 0 to %d", i,
+                            ids[i], tokenizer_vocab(j->app->tok) - 1);
         }
         detok_push(&d, j->app->tok, ids[i], flag(root, "skip_special_tokens", false), &text);
     }

@@ -38,7 +38,8 @@ static size_t on_head(void *ctx, struct http_call *c)
     if (r)
         return a->conf->http.max_body;
     if (known)
-        api_fail(&e, 405, "method_not_allowed", NULL, "%s does not allow %.16s; use %s", http_path(c), http_method(c), allow);
+        api_fail(&e, 405, "method_not_allowed", NULL, "%s does not allow %.16s; use %s", http_path(c), http_method(c),
+                 allow);
     else
         api_fail(&e, 404, "unknown_url", NULL, "no such path: %.200s %.16s", http_path(c), http_method(c));
     reply_error(c, &e);
@@ -65,8 +66,8 @@ static void access_line(const struct http_call *c, const struct gen *g, enum htt
     uint64_t now = sys.now_ns();
     double ms = (double)(now - http_start_ns(c)) / 1e6;
     if (!g) {
-        log_info("http access", "id=%s peer=%s method=%s path=%s status=%d end=%s bytes=%llu ms=%.1f", http_request_id(c),
-                 http_peer(c), http_method(c), http_path(c), http_status(c), ends[why],
+        log_info("http access", "id=%s peer=%s method=%s path=%s status=%d end=%s bytes=%llu ms=%.1f",
+                 http_request_id(c), http_peer(c), http_method(c), http_path(c), http_status(c), ends[why],
                  (unsigned long long)http_bytes_out(c), ms);
         return;
     }
@@ -96,8 +97,11 @@ static size_t on_refusal(void *ctx, int status, const char *message, char *out, 
     (void)ctx;
     struct api_error e;
     struct str body = {0};
-    api_fail(&e, status, status == 413 ? "body_too_large" : status == 503 ? "too_many_connections" : "bad_request", NULL,
-             "%s", message);
+    api_fail(&e, status,
+             status == 413   ? "body_too_large"
+             : status == 503 ? "too_many_connections"
+                             : "bad_request",
+             NULL, "%s", message);
     api_put_error(&e, &body);
     size_t n = body.oom || body.len > cap ? 0 : body.len;
     memcpy(out, str_text(&body), n);
@@ -137,7 +141,8 @@ const char *app_model_name(const struct app *a, const char *asked, struct api_er
     struct str names = {0};
     for (size_t i = 0; i < l->n; i++)
         str_addf(&names, "%s%s", i ? ", " : "", l->v[i]);
-    api_fail(e, 404, "model_not_found", "model", "model %.100s: not found; this server has %.300s", asked, str_text(&names));
+    api_fail(e, 404, "model_not_found", "model", "model %.100s: not found; this server has %.300s", asked,
+             str_text(&names));
     str_fini(&names);
     return NULL;
 }
@@ -274,7 +279,8 @@ static void on_tick(void *ctx)
         gen_tick(g, now);
     }
     watch_state(a);
-    if (a->state == APP_DRAINING && (http_open_calls(a->http) == 0 || now - a->drain_ns > a->conf->drain.timeout * 1000000))
+    if (a->state == APP_DRAINING &&
+        (http_open_calls(a->http) == 0 || now - a->drain_ns > a->conf->drain.timeout * 1000000))
         http_stop(a->http);
 }
 
@@ -308,8 +314,9 @@ void app_engine_config(const struct config *conf, struct engine_config *out)
 /* Tokenizer and chat template, out of the model file or made for random weights. */
 static int open_text(struct app *a, struct err *e)
 {
-    static const char chatml[] = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-                                 "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    static const char chatml[] =
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
     struct gguf *g = NULL;
     struct str file = {0};
     const char *source = NULL;
@@ -334,7 +341,8 @@ static int open_text(struct app *a, struct err *e)
     if (!ret && source)
         ret = chat_open(&a->chat, a->tok, source, n, e);
     if (!ret && !source)
-        log_warn("model chat", "template=none next=\"only /v1/completions; give one with --set model.chat_template=FILE\"");
+        log_warn("model chat",
+                 "template=none next=\"only /v1/completions; give one with --set model.chat_template=FILE\"");
     if (!ret && tokenizer_vocab(a->tok) > a->plan.vocab)
         ret = err_set(e, EINVAL, "%s: the tokenizer has %d tokens, the model's output %d", a->conf->model.path,
                       tokenizer_vocab(a->tok), a->plan.vocab);

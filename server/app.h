@@ -16,16 +16,16 @@
 
 struct gen;
 
-struct model_card { /* what clients call the model */
-    const char *id;  /* first alias, or made from the file name */
+struct model_card {           /* what clients call the model */
+    const char *id;           /* first alias, or made from the file name */
     struct config_list names; /* all that are accepted, id first */
     int64_t created;
     char fingerprint[24]; /* system_fingerprint */
 };
 
 enum app_state {
-    APP_LOADING,  /* the port is open, weights are on their way */
-    APP_WARMING,  /* the engine is up, its first token is not */
+    APP_LOADING, /* the port is open, weights are on their way */
+    APP_WARMING, /* the engine is up, its first token is not */
     APP_READY,
     APP_DRAINING, /* SIGTERM: what runs is finished, nothing new */
     APP_FAILED    /* the engine is dead for good */
@@ -52,11 +52,11 @@ struct app {
     struct idmap parts; /* engine request id -> struct gen_part */
     struct gen *gens;   /* all in flight */
     uint32_t n_gens;
-    struct config_list urls; /* where it listens, for people */
-    char *own_name;          /* of the model, when no alias is given */
-    int signals;             /* signalfd of SIGTERM, SIGINT */
+    struct config_list urls;  /* where it listens, for people */
+    char *own_name;           /* of the model, when no alias is given */
+    int signals;              /* signalfd of SIGTERM, SIGINT */
     char error[ERR_TEXT_MAX]; /* APP_FAILED: why */
-    uint64_t n_answered[6]; /* by hundreds of status, [0] = client gone before */
+    uint64_t n_answered[6];   /* by hundreds of status, [0] = client gone before */
 };
 
 /* Everything but the engine's weights is ready on return; listeners are open. 0 or -errno with e. */

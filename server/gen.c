@@ -10,10 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK_ROOM    16384           /* room that the events of one token never pass */
-#define HEADERS_AFTER 200000000ull    /* ns: then a waiting stream gets its headers */
-#define PARTS_MAX     256             /* prompts of one request */
-#define MEMORY_MAX    (256ull << 20)  /* of one request's parsed form, without ids */
+#define CHUNK_ROOM    16384          /* room that the events of one token never pass */
+#define HEADERS_AFTER 200000000ull   /* ns: then a waiting stream gets its headers */
+#define PARTS_MAX     256            /* prompts of one request */
+#define MEMORY_MAX    (256ull << 20) /* of one request's parsed form, without ids */
 
 /* -- life */
 
@@ -64,7 +64,8 @@ int gen_add_part(struct gen *g, struct token_ids *prompt, const char *echo, size
 {
     size_t cap = g->n_parts;
     if (g->n_parts == PARTS_MAX)
-        return api_fail(&g->error, 400, "invalid_value", "prompt", "prompt: at most %d prompts in one request", PARTS_MAX);
+        return api_fail(&g->error, 400, "invalid_value", "prompt", "prompt: at most %d prompts in one request",
+                        PARTS_MAX);
     if (vec_grow(&g->parts, &cap, g->n_parts + 1, sizeof *g->parts) != 0)
         return api_fail(&g->error, 503, "out_of_memory", NULL, "no memory for the request");
     g->parts[g->n_parts] = (struct gen_part){.index = g->n_parts, .prompt = *prompt, .echo = echo, .n_echo = n_echo};
@@ -83,7 +84,8 @@ static int settle_length(struct gen *g)
             longest = g->parts[i].prompt.n;
     uint64_t want = p->max_tokens ? (uint64_t)p->max_tokens : 1;
     if (longest + want > ctx)
-        return api_fail(&g->error, 400, "context_length_exceeded", g->dialect->params == PARAMS_CHAT ? "messages" : "prompt",
+        return api_fail(&g->error, 400, "context_length_exceeded",
+                        g->dialect->params == PARAMS_CHAT ? "messages" : "prompt",
                         "the context holds %llu tokens; the prompt has %llu and max_tokens asks for %llu more",
                         (unsigned long long)ctx, (unsigned long long)longest, (unsigned long long)want);
     if (p->min_tokens > 0 && p->max_tokens && p->min_tokens > p->max_tokens)
@@ -101,8 +103,8 @@ static int parse(struct gen *g)
     if (ret)
         return api_fail(&g->error, ret == -ENOMEM ? 503 : 400, ret == -ENOMEM ? "out_of_memory" : "invalid_json", NULL,
                         "%s", e.text);
-    ret = params_read(&g->p, json_root(doc), g->dialect->params, tokenizer_vocab(a->tok), g->dialect->own_fields, &g->mem,
-                      &g->error);
+    ret = params_read(&g->p, json_root(doc), g->dialect->params, tokenizer_vocab(a->tok), g->dialect->own_fields,
+                      &g->mem, &g->error);
     if (!ret && !(g->model = app_model_name(a, g->p.model, &g->error)))
         ret = -1;
     if (!ret)
@@ -462,7 +464,8 @@ void gen_room(struct gen *g)
 
 void gen_tick(struct gen *g, uint64_t now_ns)
 {
-    if (g->call && g->p.stream && g->n_live && !g->streaming && !g->answered && now_ns - g->submitted_ns > HEADERS_AFTER)
+    if (g->call && g->p.stream && g->n_live && !g->streaming && !g->answered &&
+        now_ns - g->submitted_ns > HEADERS_AFTER)
         begin_stream(g);
 }
 

@@ -2,9 +2,9 @@
  *
  *   body -> worker: JSON, parameters, template, token ids -> loop: submit -> events -> text -> answer
  *
- * A gen belongs to its http_call: when the call is gone, what runs is cancelled and the gen is freed (or by the worker's
- * done, if it is still there). Tokens are queued as ids and become text when the client has room for it, so that a slow
- * reader costs 4 bytes a token. Loop thread, but `parse`, which runs on a worker.
+ * A gen belongs to its http_call: when the call is gone, what runs is cancelled and the gen is freed (or by the
+ * worker's done, if it is still there). Tokens are queued as ids and become text when the client has room for it, so
+ * that a slow reader costs 4 bytes a token. Loop thread, but `parse`, which runs on a worker.
  */
 #ifndef HEARTH_SERVER_GEN_H
 #define HEARTH_SERVER_GEN_H

@@ -54,10 +54,11 @@ void gen_put_chunk(const struct gen *g, const struct gen_choice *c, const char *
 static void put_usage(const struct gen *g, struct str *out)
 {
     unsigned long long prompt = gen_prompt_tokens(g), completion = gen_completion_tokens(g);
-    str_addf(out,
-             "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
-             "\"prompt_tokens_details\":{\"cached_tokens\":%llu},\"completion_tokens_details\":{\"reasoning_tokens\":0}}",
-             prompt, completion, prompt + completion, (unsigned long long)gen_cached_tokens(g));
+    str_addf(
+        out,
+        "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
+        "\"prompt_tokens_details\":{\"cached_tokens\":%llu},\"completion_tokens_details\":{\"reasoning_tokens\":0}}",
+        prompt, completion, prompt + completion, (unsigned long long)gen_cached_tokens(g));
 }
 
 void gen_put_usage_chunk(const struct gen *g, struct str *out)
@@ -73,7 +74,8 @@ void gen_put_progress_chunk(const struct gen *g, const struct gen_part *part, st
 {
     str_puts(out, "data: ");
     put_head(g, g->dialect->chunk_object, out);
-    str_addf(out, ",\"choices\":[],\"prompt_progress\":{\"total\":%zu,\"cache\":%u,\"processed\":%u,\"prompt\":%u}}\n\n",
+    str_addf(out,
+             ",\"choices\":[],\"prompt_progress\":{\"total\":%zu,\"cache\":%u,\"processed\":%u,\"prompt\":%u}}\n\n",
              part->prompt.n, part->cached, part->progress, part->index);
 }
 
@@ -86,7 +88,8 @@ static void put_timings(const struct gen *g, struct str *out)
         decode += g->parts[i].decode_us;
     }
     str_addf(out, ",\"timings\":{\"queue_ms\":%.3f,\"prompt_ms\":%.3f,\"predicted_ms\":%.3f,\"cache_n\":%llu}",
-             (double)queue / 1e3, (double)prefill / 1e3, (double)decode / 1e3, (unsigned long long)gen_cached_tokens(g));
+             (double)queue / 1e3, (double)prefill / 1e3, (double)decode / 1e3,
+             (unsigned long long)gen_cached_tokens(g));
 }
 
 void gen_put_answer(const struct gen *g, struct str *out)

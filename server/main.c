@@ -51,8 +51,8 @@ static int print_plan(const struct config *c, struct err *e)
     printf("model        %s (%s), vocabulary %d, trained for %u tokens\n", p.name, p.arch, p.vocab, p.ctx_train);
     printf("weights      %10.3f GiB\n", gib(p.weight_bytes));
     printf("activations  %10.3f GiB\n", gib(p.activation_bytes));
-    printf("KV pool      %10.3f GiB  %u blocks of %u tokens = %llu tokens\n", gib(p.kv_bytes), p.n_blocks, p.block_tokens,
-           (unsigned long long)tokens);
+    printf("KV pool      %10.3f GiB  %u blocks of %u tokens = %llu tokens\n", gib(p.kv_bytes), p.n_blocks,
+           p.block_tokens, (unsigned long long)tokens);
     printf("KV a token   %10llu bytes\n", (unsigned long long)p.kv_bytes_per_token);
     printf("context      %10u tokens, %.3f GiB of KV each; %.1f sessions of full length fit\n", p.ctx_tokens,
            gib(p.ctx_tokens * p.kv_bytes_per_token), (double)tokens / p.ctx_tokens);

@@ -96,7 +96,8 @@ void params_defaults(struct gen_params *p, const struct config *conf)
 
 static const char *type_name(const struct json_val *v)
 {
-    static const char *const names[] = {"null", "a boolean", "a boolean", "a number", "a string", "an array", "an object"};
+    static const char *const names[] = {"null",     "a boolean", "a boolean", "a number",
+                                        "a string", "an array",  "an object"};
     return names[json_typeof(v)];
 }
 
@@ -119,7 +120,8 @@ static int read_number(const struct field *f, const struct json_val *v, void *to
                         f->kind == K_INT ? "an integer" : "a number", type_name(v));
     number_text(v, text);
     if (f->kind == K_INT && !json_int(v, &i))
-        return api_fail(e, 400, "invalid_value", f->name, "%s %s: must be an integer of at most 64 bits", f->name, text);
+        return api_fail(e, 400, "invalid_value", f->name, "%s %s: must be an integer of at most 64 bits", f->name,
+                        text);
     if (!(d >= f->min && d <= f->max))
         return api_fail(e, 400, "invalid_value", f->name, "%s %s: must be from %.15g to %.15g", f->name, text, f->min,
                         f->max);
@@ -139,7 +141,8 @@ static int read_field(struct gen_params *p, const struct field *f, const struct 
         return read_number(f, v, to, e);
     if (f->kind == K_BOOL) {
         if (json_typeof(v) != JSON_TRUE && json_typeof(v) != JSON_FALSE)
-            return api_fail(e, 400, "invalid_type", f->name, "%s: must be true or false, not %s", f->name, type_name(v));
+            return api_fail(e, 400, "invalid_type", f->name, "%s: must be true or false, not %s", f->name,
+                            type_name(v));
         *(bool *)to = json_typeof(v) == JSON_TRUE;
         return 0;
     }
@@ -203,8 +206,8 @@ static int read_stop_ids(struct gen_params *p, const struct json_val *v, int32_t
                         ENGINE_STOP_IDS_MAX / 2);
     for (size_t i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] >= vocab)
-            return api_fail(e, 400, "invalid_value", "stop_token_ids", "stop_token_ids[%zu] %d: must be from 0 to %d", i,
-                            ids[i], vocab - 1);
+            return api_fail(e, 400, "invalid_value", "stop_token_ids", "stop_token_ids[%zu] %d: must be from 0 to %d",
+                            i, ids[i], vocab - 1);
         p->stop_ids[p->n_stop_ids++] = ids[i];
     }
     return 0;
@@ -229,8 +232,8 @@ static int read_bias(struct gen_params *p, const struct json_val *v, int32_t voc
                      struct api_error *e)
 {
     if (json_typeof(v) != JSON_OBJECT)
-        return api_fail(e, 400, "invalid_type", "logit_bias", "logit_bias: must be an object of token id to bias, not %s",
-                        type_name(v));
+        return api_fail(e, 400, "invalid_type", "logit_bias",
+                        "logit_bias: must be an object of token id to bias, not %s", type_name(v));
     size_t n = json_count(v);
     if (n > ENGINE_BIAS_MAX)
         return api_fail(e, 400, "invalid_value", "logit_bias", "logit_bias of %zu entries: at most %d", n,
@@ -244,11 +247,11 @@ static int read_bias(struct gen_params *p, const struct json_val *v, int32_t voc
         double bias;
         int32_t id;
         if (!id_of_key(key, len, vocab, &id))
-            return api_fail(e, 400, "invalid_value", "logit_bias", "logit_bias: each key must be a token id from 0 to %d",
-                            vocab - 1);
+            return api_fail(e, 400, "invalid_value", "logit_bias",
+                            "logit_bias: each key must be a token id from 0 to %d", vocab - 1);
         if (!json_double(m, &bias) || !(bias >= -100 && bias <= 100))
-            return api_fail(e, 400, "invalid_value", "logit_bias", "logit_bias of token %d: must be a number from -100 to 100",
-                            id);
+            return api_fail(e, 400, "invalid_value", "logit_bias",
+                            "logit_bias of token %d: must be a number from -100 to 100", id);
         p->bias[p->n_bias++] = (struct engine_bias){id, (float)bias};
     }
     return 0;
@@ -301,14 +304,15 @@ static int refuse_not_yet(const struct json_val *root, struct api_error *e)
         const struct json_val *v = json_get(root, not_yet[i].name);
         if (!v || is_empty(v))
             continue;
-        if (strcmp(not_yet[i].name, "modalities") == 0 && json_count(v) == 1 &&
-            json_text(json_first(v), &n) && strcmp(json_text(json_first(v), &n), "text") == 0)
+        if (strcmp(not_yet[i].name, "modalities") == 0 && json_count(v) == 1 && json_text(json_first(v), &n) &&
+            strcmp(json_text(json_first(v), &n), "text") == 0)
             continue;
         return api_fail(e, 400, "unsupported_parameter", not_yet[i].name, "%s: %s", not_yet[i].name, not_yet[i].what);
     }
     const struct json_val *choice = json_get(root, "tool_choice");
     const char *text = choice ? json_text(choice, &n) : NULL;
-    if (choice && json_typeof(choice) != JSON_NULL && !(text && (strcmp(text, "none") == 0 || strcmp(text, "auto") == 0)))
+    if (choice && json_typeof(choice) != JSON_NULL &&
+        !(text && (strcmp(text, "none") == 0 || strcmp(text, "auto") == 0)))
         return api_fail(e, 400, "unsupported_parameter", "tool_choice", "tool_choice: tools are not supported yet");
     return 0;
 }

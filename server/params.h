@@ -19,7 +19,7 @@
 struct gen_params {
     double temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
     int64_t top_k, seed, max_tokens, max_completion_tokens, min_tokens, n, best_of, priority; /* -1 or 0 = not given */
-    int64_t top_logprobs;   /* chat */
+    int64_t top_logprobs;                                                                     /* chat */
     int64_t logprobs_count; /* completions: logprobs is a number; -1 = not given */
     bool has_seed, stream, include_usage, logprobs, echo, ignore_eos, skip_special_tokens, return_progress;
     bool return_token_ids, add_generation_prompt, continue_final_message, cache_prompt;
@@ -38,8 +38,8 @@ enum params_dialect { PARAMS_CHAT = 1, PARAMS_COMPLETIONS = 2 };
 /* Defaults: configuration, then OpenAI's. */
 void params_defaults(struct gen_params *p, const struct config *conf);
 
-/* Read root's members. Strings and arrays are copied into mem. vocab bounds token ids. `own` (NULL-terminated) are names
- * that the dialect reads itself. 0, or -1 with e. */
+/* Read root's members. Strings and arrays are copied into mem. vocab bounds token ids. `own` (NULL-terminated) are
+ * names that the dialect reads itself. 0, or -1 with e. */
 int params_read(struct gen_params *p, const struct json_val *root, enum params_dialect dialect, int32_t vocab,
                 const char *const *own, struct arena *mem, struct api_error *e);
 

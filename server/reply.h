@@ -10,12 +10,12 @@
 #include "server/http.h"
 
 struct api_error {
-    int status;          /* 0 = none */
-    const char *type;    /* "invalid_request_error", ... */
-    const char *code;    /* "context_length_exceeded", ... or NULL */
-    char param[96];      /* "messages[2].content", "" = null */
+    int status;       /* 0 = none */
+    const char *type; /* "invalid_request_error", ... */
+    const char *code; /* "context_length_exceeded", ... or NULL */
+    char param[96];   /* "messages[2].content", "" = null */
     char message[512];
-    uint32_t retry_ms;   /* > 0: Retry-After and retry-after-ms */
+    uint32_t retry_ms; /* > 0: Retry-After and retry-after-ms */
 };
 
 /* Fill e and return -1, so that `return api_fail(e, 400, ...)` reads well. The type follows from the status. */

@@ -1,7 +1,7 @@
 /* stop - find stop strings in text that arrives in pieces, and hold back what may become one.
  *
- * Text comes out as soon as no stop string can begin in it. When one is found, the text before it comes out, the string and
- * all after it never. The earliest end wins; of those that end together the longest. One per choice; one owner.
+ * Text comes out as soon as no stop string can begin in it. When one is found, the text before it comes out, the string
+ * and all after it never. The earliest end wins; of those that end together the longest. One per choice; one owner.
  */
 #ifndef HEARTH_SERVER_STOP_H
 #define HEARTH_SERVER_STOP_H
@@ -23,8 +23,8 @@ struct stop_scan {
     struct str held; /* the tail that may still become a stop string */
 };
 
-/* Feed n bytes; what is safe is appended to out. Returns the index of the stop string that was found, or -1. After a find the
- * scan is over. */
+/* Feed n bytes; what is safe is appended to out. Returns the index of the stop string that was found, or -1. After a
+ * find the scan is over. */
 int stop_push(struct stop_scan *s, const struct stop_set *set, const char *text, size_t n, struct str *out);
 /* End of text: what was held comes out. */
 void stop_flush(struct stop_scan *s, struct str *out);

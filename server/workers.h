@@ -1,7 +1,7 @@
 /* workers - a bounded pool for what would hold up the HTTP loop: parsing, templates, tokenizing.
  *
- * submit and reap: a job's `work` runs on a worker, then its `done` runs on the loop, in workers_reap, exactly once. Between
- * the two the job belongs to the pool. submit and reap: loop thread only.
+ * submit and reap: a job's `work` runs on a worker, then its `done` runs on the loop, in workers_reap, exactly once.
+ * Between the two the job belongs to the pool. submit and reap: loop thread only.
  */
 #ifndef HEARTH_SERVER_WORKERS_H
 #define HEARTH_SERVER_WORKERS_H

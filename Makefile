@@ -1,6 +1,10 @@
 # Hearth. `make help` lists the targets.
 SHELL   := /bin/bash
 comma   := ,
+# As many jobs as processors, unless told otherwise.
+ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
+  MAKEFLAGS += -j$(shell nproc)
+endif
 CC      ?= cc
 B       ?= build
 VERSION := $(shell cat VERSION)
@@ -35,8 +39,8 @@ REPLAYS  := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$(B)/tests/fuzz/replay_%)
 SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 .SECONDARY: $(SUPPORT)
 
-.PHONY: all bench-http clean deps test unit fuzz fuzz-run help FORCE
-all: $(B)/hearthd
+.PHONY: all bench-http clean deps test test-run unit fuzz fuzz-run serve help FORCE
+all: $(B)/hearthd ## build build/hearthd
 
 $(B)/hearthd: $(B)/server/main.o $(B)/libhearth.a
 	$(CC) $(SANFLAGS) -pie -o $@ $(B)/server/main.o $(B)/libhearth.a $(LIBS)
@@ -93,25 +97,50 @@ $(B)/tests/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(SUPPORT) $(B)/libhearth.a
 	$(CC) $(HFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS) $(shell pkg-config --libs check)
 
 fuzz: ## run every fuzzer under clang's sanitizers, FUZZ_RUNS executions each
-	@command -v clang >/dev/null || { echo "make fuzz needs clang with libFuzzer: scripts/deps.sh --test installs it"; exit 1; }
+	@bash scripts/deps.sh --fuzz
 	@$(MAKE) --no-print-directory CC=clang SAN=fuzzer-no-link,address,undefined B=build/fuzz fuzz-run
 
 fuzz-run: $(FUZZ_SRC:tests/%.c=$(B)/tests/%)
 	@bash tests/fuzz/run.sh $^
 
-unit: $(TEST_BIN) $(REPLAYS) ## build and run the C tests
-	@bash tests/support/run_c.sh $(TEST_BIN) $(REPLAYS)
+# -- tests. HEARTHD and HEARTH_MODEL tell them what to test and with which model.
+RUN     = python3 tests/support/run.py --python .venv/bin/python --c $(TEST_BIN) $(REPLAYS)
+ORACLES := $(wildcard tests/golden/*_oracle.py)
+PYTESTS := $(wildcard tests/api tests/scripts)
+# Sanitizers: the C tests; with the address sanitizer the API tests, too.
+ifneq ($(SAN),)
+  ORACLES :=
+  PYTESTS := $(if $(findstring address,$(SAN)),$(wildcard tests/api))
+endif
+export ASAN_OPTIONS  ?= strict_string_checks=1:detect_stack_use_after_return=1
+export UBSAN_OPTIONS ?= print_stacktrace=1
+export TSAN_OPTIONS  ?= halt_on_error=1:second_deadlock_stack=1
+export CK_TIMEOUT_MULTIPLIER ?= $(if $(SAN),5,1)
+
+test: ## set up and run every test (SAN=address,undefined or SAN=thread: with a sanitizer)
+	@bash scripts/deps.sh --test
+	@$(MAKE) --no-print-directory test-run
 
 bench-http: $(B)/tests/bench/bench_http ## CPU of the HTTP thread for a chunk of a stream
 	@$<
 
-test: deps ## set up and run every test
-	@$(MAKE) --no-print-directory unit
+test-run: $(B)/hearthd $(TEST_BIN) $(REPLAYS)
+	@bash scripts/test_setup.sh
+	@HEARTHD=$(B)/hearthd HEARTH_MODEL="$$(bash scripts/fetch_model.sh)" $(RUN) --oracle $(ORACLES) --pytest $(PYTESTS)
 
-deps:
+unit: $(TEST_BIN) $(REPLAYS) ## build and run the C tests alone
+	@HEARTH_MODEL="$$(bash scripts/fetch_model.sh)" $(RUN)
+
+# -- set-up and running
+serve: ## install what is missing, build, get the default model (or MODEL=PATH) and serve it (ARGS="--port 9000")
+	@bash scripts/deps.sh
+	@$(MAKE) --no-print-directory all
+	@model=$$(bash scripts/fetch_model.sh $(MODEL)) && exec $(B)/hearthd --model "$$model" $(ARGS)
+
+deps: ## install what the build needs
 	@bash scripts/deps.sh
 
-clean:
+clean: ## remove what was built
 	rm -rf build
 
 help: ## this list

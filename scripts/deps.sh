@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what the build needs on Debian or Ubuntu; --test adds what the tests need, --lint what make lint needs.
+# Install what the build and the tests need on Debian or Ubuntu; --fuzz and --lint add what make fuzz and make lint need.
 # Elsewhere, or without root and sudo: print the list and stop.
 set -eu
 
@@ -7,9 +7,10 @@ need="gcc make pkg-config git libmicrohttpd-dev libyaml-dev libssl-dev
       libsystemd-dev check curl ca-certificates python3 python3-venv"
 for a in "$@"; do
     case $a in
-    --test) need="$need clang libclang-rt-14-dev" ;;
+    --test) ;;
+    --fuzz) need="$need clang libclang-rt-14-dev" ;;
     --lint) need="$need clang clang-format-14 clang-tidy cppcheck shellcheck systemd" ;;
-    *) echo "usage: scripts/deps.sh [--test] [--lint]" >&2 && exit 2 ;;
+    *) echo "usage: scripts/deps.sh [--test] [--fuzz] [--lint]" >&2 && exit 2 ;;
     esac
 done
 

@@ -50,6 +50,15 @@ def test_a_program_that_dies_is_a_failure(program):
     assert run("--c", program("x", rc=9))[2] == "2 passed, 1 failed, 0 skipped"
 
 
+def test_tap_is_read_where_there_is_no_xml(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("#!/bin/sh\nprintf 'ok 1 - a\\nnot ok 2 - b\\n' >$CK_TAP_LOG_FILE_NAME\n")
+    path.chmod(0o755)
+    rc, out, last = run("--c", str(path))
+    assert (rc, last) == (1, "1 passed, 1 failed, 0 skipped")
+    assert "not ok 2 - b" in out
+
+
 def test_a_skip_is_counted_and_in_ci_refused(program):
     x = program("x", says="SKIP no such thing: not here")
     assert run("--c", x)[::2] == (0, "1 passed, 0 failed, 1 skipped")

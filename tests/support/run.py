@@ -3,7 +3,8 @@
 
     run.py [--jobs N] [--python PYTHON] [--c PROGRAM...] [--oracle SCRIPT...] [--pytest PATH...]
 
-C programs are Check suites (their XML log is read) and run side by side; a test skips by printing "SKIP name: reason".
+C programs are Check suites (their XML log is read) or write TAP to $CK_TAP_LOG_FILE_NAME, and run side by side; a test
+skips by printing "SKIP name: reason".
 Oracles are Python programs whose last line is "N passed, N failed, N skipped" (skips as above); without such a line one
 counts as one test. pytest's own report is read. With CI=true a skip that tests/skips.txt does not list is a failure.
 """
@@ -72,14 +73,26 @@ def read_check(path, report):
     return bad
 
 
+def read_tap(path, report):
+    """The same for a program that writes TAP only."""
+    with open(path, encoding="utf-8", errors="replace") as f:
+        lines = f.read().splitlines()
+    bad = [line for line in lines if line.startswith("not ok")]
+    report.passed += sum(line.startswith("ok") for line in lines)
+    report.failed += len(bad)
+    report.times.append((report.seconds, report.name))
+    return bad
+
+
 def run_c(program):
     report = Report(os.path.basename(program))
     with tempfile.TemporaryDirectory() as folder:
-        log = os.path.join(folder, "check.xml")
-        rc, out, report.seconds = run([program], {**os.environ, "CK_XML_LOG_FILE_NAME": log, "CK_VERBOSITY": "silent"})
+        log, tap = os.path.join(folder, "check.xml"), os.path.join(folder, "check.tap")
+        env = {"CK_XML_LOG_FILE_NAME": log, "CK_TAP_LOG_FILE_NAME": tap, "CK_VERBOSITY": "silent"}
+        rc, out, report.seconds = run([program], {**os.environ, **env})
         bad = []
         try:
-            bad = read_check(log, report)
+            bad = read_check(log, report) if os.path.exists(log) else read_tap(tap, report)
         except (OSError, xml.ParseError) as e:
             bad.append(f"not ok: no report from {program}: {e}")
     report.skips = SKIP.findall(out)

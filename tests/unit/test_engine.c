@@ -1,193 +1,93 @@
-/* test_engine - the engine whole over the fake machine: what comes out is what the ids alone determine, whatever the batch,
- * the chunks, the cache, forks, preemption, cancels and a dead engine did on the way. */
+/* test_engine - the engine whole over the fake machine: what comes out is what the ids alone determine, whatever the
+ * batch, the chunks, the cache, forks, preemption and cancels did on the way; and a block that lies is seen. */
 #include "tests/support/unit.h"
 
-#include "engine/base/rng.h"
+#include "tests/support/engine_random.h"
 #include "tests/support/fake_machine.h"
 #include "tests/support/hand_engine.h"
 
 #include <string.h>
 
-#define MAX_LIVE 64
-
-struct job { /* a request under way and what has come back */
-    uint64_t id;
-    int32_t prompt[400];
-    uint32_t n_prompt, max_tokens, n;
-    struct engine_sampling sampling;
-    int32_t got[4][400];
-    uint32_t n_got[4], cached;
-    bool over[4], done, cancelled;
-    int finish[4];
-};
-
-static uint64_t rng;
-
-static uint32_t below(uint32_t n)
-{
-    return (uint32_t)(rng_next(&rng) % n);
-}
-
-static void make_job(struct job *j, const struct job *like)
-{
-    memset(j, 0, sizeof *j);
-    j->n_prompt = 1 + below(below(4) ? 40 : 300);
-    for (uint32_t i = 0; i < j->n_prompt; i++)
-        j->prompt[i] = (int32_t)below(FAKE_VOCAB);
-    if (like->n_prompt && below(2)) { /* a second turn: what was said, and more */
-        uint32_t keep = 1 + below(like->n_prompt);
-        memcpy(j->prompt, like->prompt, keep * sizeof *j->prompt);
-        if (keep > j->n_prompt)
-            j->n_prompt = keep;
-    }
-    j->max_tokens = 1 + below(60);
-    j->n = below(6) ? 1 : 1 + below(4);
-    j->sampling = hand_greedy();
-    if (below(2)) {
-        j->sampling.temperature = 0.7f;
-        j->sampling.top_p = 0.9f;
-        j->sampling.seed = rng_next(&rng);
-    }
-    if (below(3) == 0) {
-        j->sampling.repetition = 1.2f;
-        j->sampling.frequency = 0.5f;
-        j->sampling.presence = 0.3f;
-    }
-    if (below(4) == 0)
-        j->sampling.n_logprobs = 3;
-}
-
-static void submit_job(struct hand_engine *h, struct job *j)
-{
-    struct engine_request r = {.prompt = j->prompt,
-                               .n_prompt = j->n_prompt,
-                               .max_tokens = j->max_tokens,
-                               .n = j->n,
-                               .sampling = j->sampling,
-                               .priority = (int32_t)below(3)};
-    struct err e = {0};
-    ck_assert_msg(engine_submit(h->front, &r, &j->id, &e) == 0, "%s", e.text);
-}
-
-static void check_job(const struct job *j)
-{
-    for (uint32_t c = 0; c < j->n; c++) {
-        int32_t ids[800];
-        memcpy(ids, j->prompt, j->n_prompt * sizeof *ids);
-        for (uint32_t i = 0; i < j->n_got[c]; i++) {
-            int32_t want = fake_expect(ids, j->n_prompt + i, j->n_prompt, &j->sampling, c);
-            ck_assert_msg(j->got[c][i] == want, "request %llu choice %u token %u: %d, must be %d",
-                          (unsigned long long)j->id, c, i, j->got[c][i], want);
-            ids[j->n_prompt + i] = want;
-        }
-        if (!j->cancelled)
-            ck_assert_uint_eq(j->n_got[c], j->max_tokens);
-    }
-}
-
-/* Take all events that are there. */
-static void drain(struct hand_engine *h, struct job *jobs, uint32_t n)
-{
-    struct engine_event ev;
-    while (engine_poll(h->front, &ev)) {
-        struct job *j = NULL;
-        for (uint32_t i = 0; i < n; i++)
-            if (jobs[i].id == ev.id && !jobs[i].done)
-                j = &jobs[i];
-        ck_assert_ptr_nonnull(j);
-        switch (ev.type) {
-        case ENGINE_TOKENS:
-            ck_assert(!j->over[ev.choice]);
-            memcpy(j->got[ev.choice] + j->n_got[ev.choice], ev.tokens, ev.n * sizeof *ev.tokens);
-            j->n_got[ev.choice] += ev.n;
-            ck_assert((ev.logprobs != NULL) == (j->sampling.n_logprobs >= 0));
-            break;
-        case ENGINE_CHOICE_DONE:
-            j->over[ev.choice] = true;
-            j->finish[ev.choice] = ev.finish;
-            break;
-        case ENGINE_DONE:
-            j->done = true;
-            j->cached = ev.cached;
-            break;
-        default:
-            ck_abort_msg("request failed: %s", ev.text);
-        }
-    }
-}
-
-static void run_random(uint32_t n_blocks, uint32_t n_requests, bool cancels)
-{
-    struct engine_config c = {.block_tokens = 16, .max_rows = 48, .max_seqs = 12};
-    struct fake_cost cost = {1000000, 500000, 1000, false};
-    struct machine m;
-    struct hand_engine h;
-    static struct job jobs[MAX_LIVE];
-    uint32_t n_done = 0, n_sent = 0, n_cached = 0;
-    memset(jobs, 0, sizeof jobs);
-    for (uint32_t i = 0; i < MAX_LIVE; i++)
-        jobs[i].done = true;
-    fake_machine_open(&m, &c, n_blocks, &cost);
-    hand_open(&h, &m);
-    while (n_done < n_requests) {
-        for (uint32_t i = 0; i < MAX_LIVE; i++) {
-            struct job *j = &jobs[i];
-            if (j->id && j->done) {
-                check_job(j);
-                n_cached += j->cached;
-                n_done++;
-                j->id = 0;
-            }
-            if (!j->id && n_sent < n_requests && below(3) == 0) {
-                make_job(j, &jobs[below(MAX_LIVE)]);
-                submit_job(&h, j);
-                n_sent++;
-            } else if (cancels && j->id && !j->done && below(200) == 0) {
-                j->cancelled = true;
-                engine_cancel(h.front, j->id);
-            }
-        }
-        for (uint32_t i = below(4); i > 0; i--)
-            loop_turn(&h.loop);
-        drain(&h, jobs, MAX_LIVE);
-    }
-    printf("requests %u, steps %llu, preemptions %llu, cached tokens %u, evictions %llu\n", n_done,
-           (unsigned long long)h.loop.step, (unsigned long long)h.loop.sched.n_preempted, n_cached,
-           (unsigned long long)h.loop.kv.evictions);
-    ck_assert_uint_gt(n_cached, n_requests); /* a cache that never hits must not pass */
-    ck_assert_uint_eq(pool_n_used(h.loop.kv.pool), 0);
-    ck_assert_uint_eq(h.loop.n_live, 0);
-    ck_assert_uint_eq(h.front->arena.used, 0);
-    if (n_blocks < 60)
-        ck_assert_uint_gt(h.loop.sched.n_preempted, 20);
-    hand_close(&h);
-    fake_machine_close(&m);
-}
-
 START_TEST(test_engine_gives_each_request_what_its_ids_determine)
 {
-    rng = unit_seed("engine, large pool");
     fake_clock_on();
-    run_random(400, 800, false);
+    engine_random_run(&(struct engine_random){
+        .seed = unit_seed("large pool"), .n_blocks = 400, .n_requests = 800, .least_cached = 3000});
 }
 END_TEST
 
 START_TEST(test_engine_loses_no_token_when_it_preempts_all_the_time)
 {
-    rng = unit_seed("engine, small pool");
     fake_clock_on();
-    run_random(30, 1500, false);
+    engine_random_run(&(struct engine_random){.seed = unit_seed("small pool"),
+                                              .n_blocks = 30,
+                                              .n_requests = 1500,
+                                              .least_cached = 1500,
+                                              .least_preempted = 100});
 }
 END_TEST
 
 START_TEST(test_engine_frees_everything_when_requests_are_cancelled)
 {
-    rng = unit_seed("engine, cancels");
     fake_clock_on();
-    run_random(40, 1500, true);
+    engine_random_run(&(struct engine_random){.seed = unit_seed("cancels"),
+                                              .n_blocks = 40,
+                                              .n_requests = 1500,
+                                              .cancels = true,
+                                              .least_cached = 1000,
+                                              .least_preempted = 20});
+}
+END_TEST
+
+/* Tokens of one greedy request; *cached of its prompt. */
+static uint32_t ask(struct hand_engine *h, const int32_t *prompt, uint32_t n, uint32_t max_tokens, int32_t *out,
+                    uint32_t *cached)
+{
+    struct engine_event ev;
+    uint32_t n_out = 0;
+    uint64_t id = hand_submit(h, prompt, n, max_tokens);
+    for (bool done = false; !done;) {
+        loop_turn(&h->loop);
+        while (engine_poll(h->front, &ev)) {
+            ck_assert_uint_eq(ev.id, id);
+            for (uint32_t i = 0; ev.type == ENGINE_TOKENS && i < ev.n; i++)
+                out[n_out++] = ev.tokens[i];
+            if (ev.type == ENGINE_DONE) {
+                *cached = ev.cached;
+                done = true;
+            }
+        }
+    }
+    return n_out;
+}
+
+START_TEST(test_engine_tests_see_a_wrong_block)
+{
+    struct engine_config c = {.block_tokens = 16};
+    struct machine m;
+    struct hand_engine h;
+    int32_t prompt[100], first[20], second[20], third[20];
+    uint32_t cached;
+    fake_clock_on();
+    fake_machine_open(&m, &c, 50, NULL);
+    hand_open(&h, &m);
+    for (int i = 0; i < 100; i++)
+        prompt[i] = i * 31 % FAKE_VOCAB;
+    ck_assert_uint_eq(ask(&h, prompt, 100, 20, first, &cached), 20);
+    ck_assert_uint_eq(cached, 0);
+    ck_assert_uint_eq(ask(&h, prompt, 100, 20, second, &cached), 20);
+    ck_assert_uint_eq(cached, 96);
+    ck_assert_mem_eq(first, second, sizeof first);
+    for (uint32_t b = 0; b < 50; b++) /* one bit of every cached block: what was planted must be noticed */
+        ((uint8_t *)m.pool)[b * m.layout.block_bytes + 40] ^= 1;
+    ck_assert_uint_eq(ask(&h, prompt, 100, 20, third, &cached), 20);
+    ck_assert_uint_eq(cached, 96);
+    ck_assert_mem_ne(first, third, sizeof first);
+    hand_close(&h);
+    fake_machine_close(&m);
 }
 END_TEST
 
 UNIT_MAIN("engine", test_engine_gives_each_request_what_its_ids_determine,
           test_engine_loses_no_token_when_it_preempts_all_the_time,
-          test_engine_frees_everything_when_requests_are_cancelled)
+          test_engine_frees_everything_when_requests_are_cancelled, test_engine_tests_see_a_wrong_block)

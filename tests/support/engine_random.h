@@ -1,0 +1,21 @@
+/* engine_random - random requests through the whole engine over the fake machine, each answer checked against what its
+ * ids determine. Shared by the tests that vary the pool, the cancels and the width of the keys. */
+#ifndef HEARTH_TESTS_ENGINE_RANDOM_H
+#define HEARTH_TESTS_ENGINE_RANDOM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct engine_random {
+    uint64_t seed;
+    uint32_t n_blocks, n_requests;
+    bool cancels;   /* some requests are cancelled on the way */
+    uint32_t vocab; /* prompts use ids below this: few ids make many equal prefixes. 0 = all */
+    /* floors: below them the test proves nothing */
+    uint32_t least_cached, least_preempted;
+};
+
+/* Aborts the Check test on a wrong token, a leak or a floor that is not reached. */
+void engine_random_run(const struct engine_random *r);
+
+#endif

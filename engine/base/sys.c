@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -40,6 +41,11 @@ static int real_random(void *buf, size_t n)
         n -= (size_t)got;
     }
     return 0;
+}
+
+static int real_futex(uint32_t *word, int op, uint32_t val)
+{
+    return (int)syscall(SYS_futex, word, op, val, NULL, NULL, 0);
 }
 
 static int real_eventfd(unsigned init, int flags)
@@ -75,6 +81,8 @@ struct sys_table sys = {
     .rename = rename,
     .mmap = mmap,
     .munmap = munmap,
+    .madvise = madvise,
+    .futex = real_futex,
     .memfd_create = memfd_create,
     .eventfd = real_eventfd,
     .dup = real_dup,

@@ -31,6 +31,8 @@ struct sys_table {
     int (*rename)(const char *from, const char *to);
     void *(*mmap)(void *addr, size_t len, int prot, int flags, int fd, off_t off);
     int (*munmap)(void *addr, size_t len);
+    int (*madvise)(void *addr, size_t len, int advice);
+    int (*futex)(uint32_t *word, int op, uint32_t val); /* FUTEX_WAIT/WAKE_PRIVATE without a timeout */
     int (*memfd_create)(const char *name, unsigned flags);
     int (*eventfd)(unsigned init, int flags);
     int (*dup)(int fd); /* close-on-exec */

@@ -40,7 +40,7 @@ static int pick_backend(const struct engine_config *c, const struct backend_ops 
         return err_set(e, ENOTSUP, "backend cuda: this build has no GPU support; use --backend cpu");
     if (strcmp(c->backend, "auto") != 0 && strcmp(c->backend, "cpu") != 0)
         return err_set(e, EINVAL, "backend %s: must be auto, cpu or cuda", c->backend);
-    *out = &backend_cpu_ref;
+    *out = strcmp(c->isa, "ref") == 0 ? &backend_cpu_ref : &backend_cpu_fast;
     return 0;
 }
 

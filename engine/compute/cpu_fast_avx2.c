@@ -1,0 +1,223 @@
+/* cpu_fast_avx2 - the kernels of cpu_fast for AVX2, FMA and F16C: 16 lanes are two registers.
+ *
+ * The int8 products use maddubs (u8 x s8, pairs added in s16). Four-bit weights: a pair is at most 2 * 15 * 127 and the
+ * 8 pairs of a block that share an s16 lane at most 30480, so a whole block adds up in s16 and widens once. Eight-bit
+ * weights: |w| x sign(x, w), a pair at most 2 * 128 * 127, widened at once.
+ */
+#include "engine/compute/cpu_fast.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define ISA_TABLE fast_isa_avx2
+#define ISA_NAME  "AVX2"
+
+/* Rows that a tile holds in its 16 registers. */
+#define ROWS_Q4 3
+#define ROWS_Q8 2
+#define ROWS_F  6
+
+#define LANE static inline __attribute__((always_inline))
+
+struct vf { /* 16 floats */
+    __m256 a, b;
+};
+struct vi { /* 16 x s32, or 64 bytes */
+    __m256i a, b;
+};
+
+LANE struct vf vf_set1(float x)
+{
+    __m256 v = _mm256_set1_ps(x);
+    return (struct vf){v, v};
+}
+
+LANE struct vf vf_load(const float *p)
+{
+    return (struct vf){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+
+LANE void vf_store(float *p, struct vf v)
+{
+    _mm256_storeu_ps(p, v.a);
+    _mm256_storeu_ps(p + 8, v.b);
+}
+
+/* Lane i of the mask is on for i < n. */
+LANE __m256i mask8(int n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+/* The first n of 16 lanes; the rest 0. */
+LANE struct vf vf_load_n(const float *p, int n)
+{
+    return (struct vf){_mm256_maskload_ps(p, mask8(n)), _mm256_maskload_ps(p + 8, mask8(n - 8))};
+}
+
+LANE void vf_store_n(float *p, struct vf v, int n)
+{
+    _mm256_maskstore_ps(p, mask8(n), v.a);
+    _mm256_maskstore_ps(p + 8, mask8(n - 8), v.b);
+}
+
+LANE struct vf vf_from_f16(const void *p)
+{
+    const __m128i *h = p;
+    return (struct vf){_mm256_cvtph_ps(_mm_loadu_si128(h)), _mm256_cvtph_ps(_mm_loadu_si128(h + 1))};
+}
+
+LANE struct vf vf_from_bf16(const void *p)
+{
+    const __m128i *h = p;
+    __m256i a = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(h)), 16);
+    __m256i b = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(h + 1)), 16);
+    return (struct vf){_mm256_castsi256_ps(a), _mm256_castsi256_ps(b)};
+}
+
+#define VF_OP2(name, op)                                                  \
+    LANE struct vf name(struct vf x, struct vf y)                         \
+    {                                                                     \
+        return (struct vf){_mm256_##op(x.a, y.a), _mm256_##op(x.b, y.b)}; \
+    }
+VF_OP2(vf_add, add_ps)
+VF_OP2(vf_sub, sub_ps)
+VF_OP2(vf_mul, mul_ps)
+VF_OP2(vf_div, div_ps)
+VF_OP2(vf_min, min_ps)
+VF_OP2(vf_max, max_ps)
+
+LANE struct vf vf_fma(struct vf x, struct vf y, struct vf z)
+{
+    return (struct vf){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+
+LANE struct vf vf_round(struct vf x)
+{
+    return (struct vf){_mm256_round_ps(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+                       _mm256_round_ps(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+
+LANE __m256 pow2_8(__m256 n)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+
+/* 2^n of whole n in -126 .. 127 */
+LANE struct vf vf_pow2(struct vf n)
+{
+    return (struct vf){pow2_8(n.a), pow2_8(n.b)};
+}
+
+/* x where x >= lo, else 0; with y for x in the comparison: y where x >= lo, else 0. */
+LANE struct vf vf_keep_ge(struct vf y, struct vf x, struct vf lo)
+{
+    return (struct vf){_mm256_andnot_ps(_mm256_cmp_ps(x.a, lo.a, _CMP_LT_OQ), y.a),
+                       _mm256_andnot_ps(_mm256_cmp_ps(x.b, lo.b, _CMP_LT_OQ), y.b)};
+}
+
+/* x in lanes [from, to), y elsewhere */
+LANE struct vf vf_between(struct vf x, struct vf y, int from, int to)
+{
+    __m256i a = _mm256_andnot_si256(mask8(from), mask8(to)), b = _mm256_andnot_si256(mask8(from - 8), mask8(to - 8));
+    return (struct vf){_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(a)),
+                       _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(b))};
+}
+
+/* The 16 lanes as 8: lane i with lane i + 8. */
+LANE __m256 fold_add(struct vf v)
+{
+    return _mm256_add_ps(v.a, v.b);
+}
+
+LANE __m256 fold_max(struct vf v)
+{
+    return _mm256_max_ps(v.a, v.b);
+}
+
+LANE struct vf vf_from_s32(struct vi v)
+{
+    return (struct vf){_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)};
+}
+
+/* -- integers */
+LANE struct vi vi_load(const void *p)
+{
+    const __m256i *q = p;
+    return (struct vi){_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+}
+
+LANE void vi_store(void *p, struct vi v)
+{
+    __m256i *q = p;
+    _mm256_storeu_si256(q, v.a);
+    _mm256_storeu_si256(q + 1, v.b);
+}
+
+LANE struct vi vi_low4(struct vi v)
+{
+    __m256i m = _mm256_set1_epi8(15);
+    return (struct vi){_mm256_and_si256(v.a, m), _mm256_and_si256(v.b, m)};
+}
+
+LANE struct vi vi_high4(struct vi v)
+{
+    return vi_low4((struct vi){_mm256_srli_epi16(v.a, 4), _mm256_srli_epi16(v.b, 4)});
+}
+
+LANE struct vi vi_zero(void)
+{
+    return (struct vi){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+
+/* The four bytes at p in every lane. */
+LANE struct vi vi_bytes4(const int8_t *p)
+{
+    int32_t four;
+    memcpy(&four, p, 4);
+    __m256i v = _mm256_set1_epi32(four);
+    return (struct vi){v, v};
+}
+
+/* acc + w . x of four inputs a lane: w 0 .. 15. Between dot4 and dot4_end acc is the ISA's own. */
+LANE struct vi dot4(struct vi acc, struct vi w, struct vi x)
+{
+    return (struct vi){_mm256_add_epi16(acc.a, _mm256_maddubs_epi16(w.a, x.a)),
+                       _mm256_add_epi16(acc.b, _mm256_maddubs_epi16(w.b, x.b))};
+}
+
+/* The sum as s32, less bias * sum (of the four-bit types whose zero is at `bias`). */
+LANE struct vi dot4_end(struct vi acc, int32_t bias, int32_t sum)
+{
+    __m256i one = _mm256_set1_epi16(1);
+    struct vi r = {_mm256_madd_epi16(acc.a, one), _mm256_madd_epi16(acc.b, one)};
+    if (bias != 0) {
+        __m256i less = _mm256_set1_epi32(bias * sum);
+        r = (struct vi){_mm256_sub_epi32(r.a, less), _mm256_sub_epi32(r.b, less)};
+    }
+    return r;
+}
+
+/* Q8_0 weights as dot8 takes them. */
+LANE struct vi q8_weights(struct vi w)
+{
+    return w;
+}
+
+LANE __m256i dot8_half(__m256i acc, __m256i w, __m256i x)
+{
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+LANE struct vi dot8(struct vi acc, struct vi w, struct vi x)
+{
+    return (struct vi){dot8_half(acc.a, w.a, x.a), dot8_half(acc.b, w.b, x.b)};
+}
+
+LANE struct vi dot8_end(struct vi acc, int32_t sum)
+{
+    return acc;
+}
+
+#include "engine/compute/cpu_fast_kernels.h"

@@ -1,0 +1,301 @@
+/* cpu_fast_k_gemm - linear: one row straight from the packed panel, or tiles of rows over a panel unpacked into cache.
+ *
+ * Part of cpu_fast_kernels.h. Both ways do the same sums in the same order (cpu_fast.h). Long K is cut into chunks
+ * whose unpacked panel stays in the first-level cache; between chunks the sum rests in `out`, which rounds nothing.
+ */
+#ifndef HEARTH_COMPUTE_CPU_FAST_K_GEMM_H
+#define HEARTH_COMPUTE_CPU_FAST_K_GEMM_H
+
+#define CHUNK_BLOCKS 32  /* blocks of 32 inputs that are unpacked at a time */
+#define CHUNK_F      256 /* inputs of a float panel that are unpacked at a time */
+
+enum kind { KIND_Q4_0, KIND_Q4_1, KIND_Q8_0 };
+
+/* A chunk of a panel, unpacked. */
+struct chunk {
+    uint8_t w[CHUNK_BLOCKS][8][PANEL * 4]; /* one byte a weight: [block][input / 4][column][input % 4] */
+    float d[CHUNK_BLOCKS][PANEL], m[CHUNK_BLOCKS][PANEL];
+};
+
+_Static_assert(sizeof(struct chunk) <= FAST_SCRATCH, "scratch holds a chunk");
+
+/* R rows of activations against a chunk. */
+struct tile {
+    const struct chunk *c;
+    const int8_t *q;
+    const float *d, *s;
+    const int32_t *sum;
+    int64_t k; /* inputs from row to row */
+    int32_t blocks;
+    float *out;
+    int64_t out_stride;
+    int n;     /* columns to store */
+    bool more; /* not the first chunk: add to out */
+};
+
+LANE struct vf get_out(const float *p, int n)
+{
+    return n >= PANEL ? vf_load(p) : vf_load_n(p, n);
+}
+
+LANE void put_out(float *p, struct vf v, int n)
+{
+    if (n >= PANEL)
+        vf_store(p, v);
+    else
+        vf_store_n(p, v, n);
+}
+
+LANE size_t block_bytes(enum kind kind)
+{
+    return (kind == KIND_Q8_0 ? 512 : 256) + (kind == KIND_Q4_1 ? 64 : 32);
+}
+
+LANE struct vi dot_end(struct vi acc, enum kind kind, int32_t sum)
+{
+    if (kind == KIND_Q8_0)
+        return dot8_end(acc, sum);
+    return dot4_end(acc, kind == KIND_Q4_0 ? 8 : 0, sum);
+}
+
+/* acc + one block: dot = the integer product, dw and mw the panel's scales, d and s the row's. */
+LANE struct vf add_block(struct vf acc, struct vi dot, enum kind kind, struct vf dw, struct vf mw, float d, float s)
+{
+    acc = vf_fma(vf_mul(dw, vf_set1(d)), vf_from_s32(dot), acc);
+    return kind == KIND_Q4_1 ? vf_fma(mw, vf_set1(s), acc) : acc;
+}
+
+LANE void tile_rows(const struct tile *t, enum kind kind, const int R)
+{
+    struct vf acc[ROWS_MAX];
+    UNROLL for (int r = 0; r < R; r++) acc[r] = t->more ? get_out(t->out + r * t->out_stride, t->n) : vf_set1(0);
+    int64_t blocks = t->k / QUANT_BLOCK;
+    for (int32_t b = 0; b < t->blocks; b++) {
+        struct vi dot[ROWS_MAX];
+        UNROLL for (int r = 0; r < R; r++) dot[r] = vi_zero();
+        UNROLL for (int j = 0; j < 8; j++)
+        {
+            struct vi w = vi_load(t->c->w[b][j]);
+            UNROLL for (int r = 0; r < R; r++)
+            {
+                struct vi x = vi_bytes4(t->q + r * t->k + b * QUANT_BLOCK + 4 * j);
+                dot[r] = kind == KIND_Q8_0 ? dot8(dot[r], w, x) : dot4(dot[r], w, x);
+            }
+        }
+        struct vf dw = vf_load(t->c->d[b]), mw = kind == KIND_Q4_1 ? vf_load(t->c->m[b]) : dw;
+        UNROLL for (int r = 0; r < R; r++)
+        {
+            int64_t at = r * blocks + b;
+            acc[r] = add_block(acc[r], dot_end(dot[r], kind, t->sum[at]), kind, dw, mw, t->d[at], t->s[at]);
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++) put_out(t->out + r * t->out_stride, acc[r], t->n);
+}
+
+/* Blocks [0, blocks) of a packed panel into c. */
+LANE void unpack(struct chunk *c, const uint8_t *p, enum kind kind, int32_t blocks)
+{
+    for (int32_t b = 0; b < blocks; b++, p += block_bytes(kind)) {
+        for (int j = 0; j < (kind == KIND_Q8_0 ? 8 : 4); j++) {
+            struct vi w = vi_load(p + 64 * j);
+            if (kind == KIND_Q8_0) {
+                vi_store(c->w[b][j], q8_weights(w));
+            } else {
+                vi_store(c->w[b][j], vi_low4(w));
+                vi_store(c->w[b][j + 4], vi_high4(w));
+            }
+        }
+        const uint8_t *scales = p + (kind == KIND_Q8_0 ? 512 : 256);
+        vf_store(c->d[b], vf_from_f16(scales));
+        if (kind == KIND_Q4_1)
+            vf_store(c->m[b], vf_from_f16(scales + 32));
+    }
+}
+
+/* One row against one panel, unpacked in registers. */
+LANE void one_row(const struct fast_gemm *g, enum kind kind, const uint8_t *p, float *out, int n)
+{
+    const struct fast_acts *a = g->acts;
+    int32_t blocks = a->k / QUANT_BLOCK;
+    int64_t at = (int64_t)g->row0 * blocks;
+    const int8_t *q = a->q + at * QUANT_BLOCK;
+    struct vf acc = vf_set1(0);
+    for (int32_t b = 0; b < blocks; b++, p += block_bytes(kind), q += QUANT_BLOCK) {
+        struct vi dot = vi_zero();
+        const int groups = kind == KIND_Q8_0 ? 8 : 4;
+        UNROLL for (int j = 0; j < groups; j++)
+        {
+            struct vi w = vi_load(p + 64 * j);
+            if (kind == KIND_Q8_0) {
+                dot = dot8(dot, q8_weights(w), vi_bytes4(q + 4 * j));
+            } else {
+                dot = dot4(dot, vi_low4(w), vi_bytes4(q + 4 * j));
+                dot = dot4(dot, vi_high4(w), vi_bytes4(q + 16 + 4 * j));
+            }
+        }
+        const uint8_t *scales = p + (kind == KIND_Q8_0 ? 512 : 256);
+        struct vf dw = vf_from_f16(scales), mw = kind == KIND_Q4_1 ? vf_from_f16(scales + 32) : dw;
+        acc = add_block(acc, dot_end(dot, kind, a->sum[at + b]), kind, dw, mw, a->d[at + b], a->s[at + b]);
+    }
+    put_out(out, acc, n);
+}
+
+LANE void panel_rows(const struct fast_gemm *g, enum kind kind, const uint8_t *p, float *out, int n, struct chunk *c)
+{
+    const struct fast_acts *a = g->acts;
+    const int rows = kind == KIND_Q8_0 ? ROWS_Q8 : ROWS_Q4;
+    int32_t blocks = a->k / QUANT_BLOCK, n_chunks = (blocks + CHUNK_BLOCKS - 1) / CHUNK_BLOCKS;
+    int32_t step = (blocks + n_chunks - 1) / n_chunks;
+    for (int32_t b = 0; b < blocks; b += step) {
+        int32_t nb = blocks - b < step ? blocks - b : step;
+        unpack(c, p + b * block_bytes(kind), kind, nb);
+        for (int32_t r = g->row0; r < g->row1; r += rows) {
+            int64_t at = (int64_t)r * blocks + b;
+            struct tile t = {.c = c,
+                             .q = a->q + at * QUANT_BLOCK,
+                             .d = a->d + at,
+                             .s = a->s + at,
+                             .sum = a->sum + at,
+                             .k = a->k,
+                             .blocks = nb,
+                             .out = out + (r - g->row0) * g->out_stride,
+                             .out_stride = g->out_stride,
+                             .n = n,
+                             .more = b > 0};
+            int left = g->row1 - r < rows ? g->row1 - r : rows;
+            WITH_ROWS(left, rows, tile_rows, &t, kind)
+        }
+    }
+}
+
+LANE void gemm_blocks(const struct fast_gemm *g, enum kind kind, struct chunk *c)
+{
+    size_t panel = block_bytes(kind) * (size_t)(g->acts->k / QUANT_BLOCK);
+    for (int32_t i = g->panel0; i < g->panel1; i++) {
+        const uint8_t *p = g->panels + panel * (size_t)i;
+        float *out = g->out + g->row0 * g->out_stride + i * PANEL;
+        int n = g->n - i * PANEL;
+        if (g->row1 - g->row0 == 1)
+            one_row(g, kind, p, out, n);
+        else
+            panel_rows(g, kind, p, out, n, c);
+    }
+}
+
+/* -- float weights */
+
+/* c[R][16] (+)= a[R][k] * b[k][16] with row strides as, bs, cs; n columns are stored. Also the products of attention.
+ */
+struct mm {
+    const float *a, *b;
+    float *c;
+    int64_t as, bs, cs;
+    int32_t k;
+    int n;
+    bool more;
+};
+
+LANE void mm_rows(const struct mm *m, const int R)
+{
+    struct vf acc[ROWS_MAX];
+    UNROLL for (int r = 0; r < R; r++) acc[r] = m->more ? get_out(m->c + r * m->cs, m->n) : vf_set1(0);
+    const float *a = m->a, *b = m->b;
+    for (int32_t k = 0; k < m->k; k++, a++, b += m->bs) {
+        struct vf v = vf_load(b);
+        UNROLL for (int r = 0; r < R; r++) acc[r] = vf_fma(v, vf_set1(a[r * m->as]), acc[r]);
+    }
+    UNROLL for (int r = 0; r < R; r++) put_out(m->c + r * m->cs, acc[r], m->n);
+}
+
+static void mm(struct mm m, int32_t rows)
+{
+    for (; rows > 0; rows -= ROWS_F) {
+        int left = rows < ROWS_F ? rows : ROWS_F;
+        WITH_ROWS(left, ROWS_F, mm_rows, &m)
+        m.a += ROWS_F * m.as;
+        m.c += ROWS_F * m.cs;
+    }
+}
+
+LANE struct vf float_weights(const uint8_t *p, uint32_t dtype)
+{
+    if (dtype == DT_F32)
+        return vf_load((const float *)(const void *)p);
+    return dtype == DT_F16 ? vf_from_f16(p) : vf_from_bf16(p);
+}
+
+/* One row against P panels that lie one after the other: P independent chains hide the latency of the sums. */
+LANE void one_row_f(const struct fast_gemm *g, uint32_t dtype, int32_t panel, const int P)
+{
+    int32_t k = g->acts->k;
+    size_t size = dtype == DT_F32 ? 64 : 32, stride = size * (size_t)k;
+    const float *x = g->acts->x + (int64_t)g->row0 * k;
+    const uint8_t *p = g->panels + stride * (size_t)panel;
+    struct vf acc[4];
+    UNROLL for (int i = 0; i < P; i++) acc[i] = vf_set1(0);
+    for (int32_t j = 0; j < k; j++, p += size)
+        UNROLL for (int i = 0; i < P; i++)
+            acc[i] = vf_fma(float_weights(p + stride * (size_t)i, dtype), vf_set1(x[j]), acc[i]);
+    float *out = g->out + g->row0 * g->out_stride + panel * PANEL;
+    UNROLL for (int i = 0; i < P; i++) put_out(out + i * PANEL, acc[i], g->n - (panel + i) * PANEL);
+}
+
+LANE void panel_rows_f(const struct fast_gemm *g, uint32_t dtype, int32_t panel, float *chunk)
+{
+    int32_t k = g->acts->k, rows = g->row1 - g->row0;
+    size_t size = dtype == DT_F32 ? 64 : 32;
+    const uint8_t *p = g->panels + size * (size_t)k * (size_t)panel;
+    struct mm m = {.bs = PANEL, .as = k, .cs = g->out_stride, .n = g->n - panel * PANEL};
+    for (int32_t k0 = 0; k0 < k; k0 += CHUNK_F) {
+        m.k = k - k0 < CHUNK_F ? k - k0 : CHUNK_F;
+        for (int32_t j = 0; j < m.k; j++)
+            vf_store(chunk + j * PANEL, float_weights(p + size * (size_t)(k0 + j), dtype));
+        m.a = g->acts->x + (int64_t)g->row0 * k + k0;
+        m.b = chunk;
+        m.c = g->out + g->row0 * g->out_stride + panel * PANEL;
+        m.more = k0 > 0;
+        mm(m, rows);
+    }
+}
+
+LANE void gemm_floats(const struct fast_gemm *g, uint32_t dtype, float *chunk)
+{
+    int32_t i = g->panel0;
+    if (g->row1 - g->row0 > 1) {
+        for (; i < g->panel1; i++)
+            panel_rows_f(g, dtype, i, chunk);
+        return;
+    }
+    for (; i + 4 <= g->panel1; i += 4)
+        one_row_f(g, dtype, i, 4);
+    for (; i < g->panel1; i++)
+        one_row_f(g, dtype, i, 1);
+}
+
+static void k_gemm(const struct fast_gemm *g, void *scratch)
+{
+    switch (g->dtype) {
+    case DT_Q4_0:
+        gemm_blocks(g, KIND_Q4_0, scratch);
+        break;
+    case DT_Q4_1:
+        gemm_blocks(g, KIND_Q4_1, scratch);
+        break;
+    case DT_Q8_0:
+        gemm_blocks(g, KIND_Q8_0, scratch);
+        break;
+    case DT_F32:
+        gemm_floats(g, DT_F32, scratch);
+        break;
+    case DT_F16:
+        gemm_floats(g, DT_F16, scratch);
+        break;
+    case DT_BF16:
+        gemm_floats(g, DT_BF16, scratch);
+        break;
+    default:
+        assert(!"weight_load takes no other type");
+    }
+}
+
+#endif

@@ -1,0 +1,204 @@
+/* test_sched - the scheduler and the KV cache under 10^5 random operations, each plan held against its rules: every
+ * running generation gets its row, the row budget is kept, the oldest goes on, nothing is computed twice or left out,
+ * the queue keeps its order. sched_check walks pool, prefix cache and tables after every operation.
+ */
+#include "tests/support/unit.h"
+
+#include "engine/base/rng.h"
+#include "engine/sched.h"
+
+#include <string.h>
+
+#define MOST 40
+#define BT   16
+
+static uint64_t rng;
+static struct request requests[MOST];
+static struct seq *seqs[MOST];
+static uint32_t computed[MOST]; /* model: positions of seq i whose KV the plans have covered since its last admission */
+static uint64_t n_order;
+
+static uint32_t below(uint32_t n)
+{
+    return (uint32_t)(rng_next(&rng) % n);
+}
+
+static int index_of(const struct seq *q)
+{
+    for (int i = 0; i < MOST; i++)
+        if (seqs[i] == q)
+            return i;
+    ck_abort_msg("a sequence that was never added");
+}
+
+static void add_one(struct sched *s)
+{
+    int i = 0;
+    while (i < MOST && seqs[i])
+        i++;
+    if (i == MOST)
+        return;
+    int32_t ids[200];
+    requests[i] = (struct request){.id = (uint64_t)i + 1,
+                                   .order = ++n_order,
+                                   .n = 1,
+                                   .n_prompt = 1 + below(120),
+                                   .max_tokens = 1 + below(50),
+                                   .priority = (int32_t)below(3),
+                                   .sampling = {.top_p = 1, .repetition = 1, .n_logprobs = -1}};
+    for (uint32_t k = 0; k < requests[i].n_prompt; k++)
+        ids[k] = below(10) ? (int32_t)k : (int32_t)below(3);
+    seqs[i] = seq_open(&requests[i], 0, ids, NULL, 0, BT);
+    ck_assert_ptr_nonnull(seqs[i]);
+    ck_assert_int_eq(sched_add(s, seqs[i]), 0);
+    computed[i] = 0;
+}
+
+static void remove_one(struct sched *s, int i)
+{
+    sched_remove(s, seqs[i]);
+    seq_close(seqs[i]);
+    seqs[i] = NULL;
+}
+
+/* What was running before the step, to see who had to go. */
+static void check_preempted(const struct sched *s, struct seq *const *before, uint32_t n_before)
+{
+    for (uint32_t i = 0; i < n_before; i++) {
+        if (before[i]->state == SEQ_RUNNING)
+            continue;
+        computed[index_of(before[i])] = 0;
+        ck_assert_uint_gt(i, 0);                /* never the first of the running */
+        for (uint32_t k = i; k < n_before; k++) /* and from the back: all behind it went too */
+            ck_assert(before[k]->state == SEQ_WAITING ||
+                      (before[k]->state == SEQ_RUNNING && seq_compare(before[k], before[i]) > 0));
+    }
+    (void)s;
+}
+
+static void check_plan(const struct sched *s, const struct plan *p)
+{
+    uint32_t rows = 0, draws = 0, decodes = 0;
+    bool has_run[MOST] = {0};
+    for (uint32_t i = 0; i < p->n_runs; i++) {
+        const struct plan_run *r = &p->runs[i];
+        const struct seq *q = s->slots[r->slot];
+        int k = index_of(q);
+        ck_assert(!has_run[k]);
+        has_run[k] = true;
+        if (computed[k] == 0) { /* just admitted: what the cache gave counts as computed, in whole blocks */
+            ck_assert_uint_eq(r->begin % BT, 0);
+            computed[k] = (uint32_t)r->begin;
+        }
+        ck_assert_uint_eq(r->begin, computed[k]);
+        ck_assert_uint_gt(r->n_rows, 0);
+        computed[k] += r->n_rows;
+        ck_assert_uint_le(computed[k], q->n_known);
+        ck_assert_uint_eq(r->n_draws, computed[k] == q->n_known ? 1 : 0);
+        ck_assert_uint_ge(q->table.n * BT, computed[k]);
+        rows += r->n_rows;
+        draws += r->n_draws;
+        decodes += r->n_rows == 1 && computed[k] == q->n_known && seq_generated(q) > 0;
+    }
+    ck_assert_uint_eq(rows, p->n_rows);
+    ck_assert_uint_eq(draws, p->n_draws);
+    ck_assert_uint_le(rows, s->limits.max_rows);
+    ck_assert_uint_le(p->n_decode, decodes);
+    for (uint32_t i = 0; i < s->n_running; i++) { /* no running generation is left out; the first of all goes on */
+        const struct seq *q = s->running[i];
+        int k = index_of(q);
+        ck_assert(has_run[k] || !(seq_generated(q) > 0 && computed[k] + 1 == q->n_known));
+        ck_assert(i > 0 || has_run[k]);
+    }
+}
+
+static void step(struct sched *s, uint64_t number)
+{
+    struct seq *before[MOST];
+    uint32_t n_before = s->n_running;
+    memcpy(before, s->running, n_before * sizeof *before);
+    s->kv->queued = number - 1;
+    const struct plan *p = sched_step(s, number);
+    check_preempted(s, before, n_before);
+    ck_assert(p || (s->n_running == 0 && s->n_waiting == 0)); /* where there is work, a step does some */
+    if (!p)
+        return;
+    check_plan(s, p);
+    s->kv->queued = number;
+    budget_learn(&s->budget, p->n_rows, p->pairs, 1000000 + 300000 * (uint64_t)p->n_rows + 200 * p->pairs);
+    kvcache_finish(s->kv, number);
+    struct plan_run runs[MOST];
+    uint32_t n = p->n_runs;
+    memcpy(runs, p->runs, n * sizeof *runs);
+    for (uint32_t i = 0; i < n; i++) {
+        struct seq *q = s->slots[runs[i].slot];
+        kvcache_publish(s->kv, q);
+        if (!runs[i].n_draws)
+            continue;
+        seq_append(q, below(10) ? (int32_t)q->n_known : (int32_t)below(3));
+        if (seq_generated(q) == q->req->max_tokens || below(60) == 0)
+            remove_one(s, index_of(q));
+    }
+}
+
+START_TEST(test_sched_keeps_its_rules)
+{
+    struct kvcache kv;
+    struct sched s;
+    struct sched_limits limits = {.max_seqs = 8, .max_rows = 40, .step_ns = 10e6};
+    uint64_t number = 0;
+    rng = unit_seed("sched");
+    ck_assert_int_eq(hash_init_library(), 0);
+    ck_assert_int_eq(kvcache_open(&kv, 24, BT, true), 0);
+    ck_assert_int_eq(sched_open(&s, &limits, &kv), 0);
+    for (int i = 0; i < 100000; i++) {
+        uint32_t what = below(20);
+        if (what == 0) {
+            int k = (int)below(MOST);
+            if (seqs[k])
+                remove_one(&s, k);
+        } else if (what < 4) {
+            add_one(&s);
+        } else {
+            step(&s, ++number);
+        }
+        sched_check(&s);
+    }
+    printf("steps %llu, preemptions %llu, evictions %llu\n", (unsigned long long)number,
+           (unsigned long long)s.n_preempted, (unsigned long long)kv.evictions);
+    ck_assert_uint_gt(s.n_preempted, 100);
+    ck_assert_uint_gt(kv.evictions, 5000);
+    for (int k = 0; k < MOST; k++)
+        if (seqs[k])
+            remove_one(&s, k);
+    ck_assert_uint_eq(pool_n_used(kv.pool), 0);
+    sched_close(&s);
+    kvcache_close(&kv);
+}
+END_TEST
+
+START_TEST(test_sched_budget_learns_a_machine)
+{
+    struct budget b;
+    uint64_t seed = unit_seed("budget");
+    budget_init(&b);
+    for (int i = 0; i < 400; i++) {
+        uint32_t rows = 1 + (uint32_t)(rng_next(&seed) % 512);
+        uint64_t pairs = budget_pairs(rng_next(&seed) % 100000, rows),
+                 ns = 2000000 + 150000 * (uint64_t)rows + 3 * pairs;
+        budget_learn(&b, rows, pairs, i % 50 == 49 ? ns * 20 : ns); /* now and then somebody else held the step up */
+    }
+    double guess = budget_predict(&b, 200, budget_pairs(50000, 200)),
+           truth = 2e6 + 200 * 150e3 + 3.0 * budget_pairs(50000, 200);
+    printf("predicted %.1f ms, truth %.1f ms\n", guess / 1e6, truth / 1e6);
+    ck_assert_double_lt(guess, 1.5 * truth);
+    ck_assert_double_gt(guess, 0.7 * truth);
+    for (uint64_t depth = 0; depth < 1000000; depth += 99999) {
+        uint32_t rows = budget_rows(&b, depth, 512, 50e6);
+        ck_assert_double_le(budget_cost(&b, depth, rows), 50e6);
+        ck_assert(rows == 512 || budget_cost(&b, depth, rows + 1) > 50e6);
+    }
+}
+END_TEST
+
+UNIT_MAIN("sched", test_sched_keeps_its_rules, test_sched_budget_learns_a_machine)

@@ -398,6 +398,7 @@ const struct backend_ops backend_cpu_fast = {
     .alloc = fast_alloc,
     .release = fast_release,
     .upload = fast_copy,
+    .copy = fast_copy,
     .download = fast_copy,
     .weight_load = fast_weight_load,
     .weight_free = fast_weight_free,

@@ -1,0 +1,207 @@
+/* ops_run - see the header. */
+#include "tests/support/ops_run.h"
+#include "tests/support/unit.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define GUARD 64 /* bytes after each buffer that must stay as they were */
+
+int ops_open(struct ops_dev *d, const struct ops_variant *v, struct err *e)
+{
+    struct backend_opts o = {v->threads, v->isa, OPS_MAX_ROWS, OPS_MAX_COLS, OPS_MAX_VOCAB};
+    ck_assert_uint_eq(v->ops->abi, BACKEND_ABI);
+    int rc = v->ops->open(&d->be, &o, e);
+    if (rc == -ENOTSUP)
+        return rc;
+    ck_assert_msg(rc == 0, "%s: %s", v->ops->name, e->text);
+    d->ops = v->ops;
+    snprintf(d->name, sizeof d->name, "%s %s x%d", v->ops->name, v->isa ? v->isa : "auto", v->threads);
+    ck_assert_ptr_eq(backend_ops(d->be), v->ops);
+    ck_assert_str_ne(d->ops->describe(d->be), "");
+    return 0;
+}
+
+void ops_close(struct ops_dev *d)
+{
+    d->ops->close(d->be);
+    d->be = NULL;
+}
+
+void ops_load(const struct ops_dev *d, struct weight *w, const struct ops_matrix *m)
+{
+    struct err e = {0};
+    int rc = d->ops->weight_load(d->be, w, m->part, m->n_parts, &e);
+    ck_assert_msg(rc == 0, "%s: %s", d->name, e.text);
+    ck_assert_int_eq(w->rows, m->rows);
+    ck_assert_int_eq(w->cols, m->cols);
+    ck_assert_int_eq(w->n_parts, m->n_parts);
+    for (int32_t i = 0; i < m->n_parts; i++)
+        ck_assert_uint_eq(w->part[i].bytes, d->ops->weight_bytes(m->part[i].dtype, m->part[i].rows, m->cols));
+}
+
+/* -- buffers ----------------------------------------------------------------------------------------------------- */
+
+struct buf {
+    void *dev;
+    size_t bytes;
+};
+
+static void send(const struct ops_dev *d, void *dev, const void *host, size_t bytes)
+{
+    d->ops->upload(d->be, dev, host, bytes);
+}
+
+/* A buffer holding `host`, or poison when host is NULL; the guard behind it is 0x5a. */
+static struct buf make_buf(const struct ops_dev *d, const void *host, size_t bytes)
+{
+    struct buf b = {d->ops->alloc(d->be, bytes + GUARD), bytes};
+    ck_assert_ptr_nonnull(b.dev);
+    uint8_t guard[GUARD];
+    memset(guard, 0x5a, sizeof guard);
+    send(d, (uint8_t *)b.dev + bytes, guard, GUARD);
+    void *poison = host ? NULL : ops_poison(bytes);
+    send(d, b.dev, host ? host : poison, bytes);
+    free(poison);
+    return b;
+}
+
+/* Bring the bytes back to `host` and release. */
+static void take_buf(const struct ops_dev *d, struct buf b, void *host)
+{
+    uint8_t guard[GUARD];
+    d->ops->download(d->be, host, b.dev, b.bytes);
+    d->ops->download(d->be, guard, (uint8_t *)b.dev + b.bytes, GUARD);
+    d->ops->sync(d->be);
+    for (int i = 0; i < GUARD; i++)
+        ck_assert_msg(guard[i] == 0x5a, "%s wrote beyond its buffer", d->name);
+    d->ops->release(d->be, b.dev, b.bytes + GUARD);
+}
+
+/* Release an input, which must be as it was. */
+static void drop_buf(const struct ops_dev *d, struct buf b, const void *host)
+{
+    uint8_t *now = malloc(b.bytes + 1);
+    take_buf(d, b, now);
+    ck_assert_msg(memcmp(now, host, b.bytes) == 0, "%s changed an input", d->name);
+    free(now);
+}
+
+static struct buf floats_in(const struct ops_dev *d, const float *host, size_t n)
+{
+    return make_buf(d, host, n * sizeof *host);
+}
+
+static struct buf floats_out(const struct ops_dev *d, size_t n)
+{
+    return make_buf(d, NULL, n * sizeof(float));
+}
+
+/* -- ops --------------------------------------------------------------------------------------------------------- */
+
+void ops_embed(const struct ops_dev *d, float *out, const struct weight *w, const int32_t *ids, int32_t n)
+{
+    struct buf o = floats_out(d, (size_t)n * w->cols);
+    d->ops->embed(d->be, o.dev, w, ids, n);
+    take_buf(d, o, out);
+}
+
+void ops_add_norm(const struct ops_dev *d, float *out, float *x, const float *add, const float *w, float eps, int32_t n,
+                  int32_t width)
+{
+    size_t all = (size_t)n * width;
+    struct buf bx = floats_in(d, x, all), bw = floats_in(d, w, (size_t)width);
+    struct buf ba = add ? floats_in(d, add, all) : (struct buf){0}, bo = out ? floats_out(d, all) : (struct buf){0};
+    d->ops->add_norm(d->be, bo.dev, bx.dev, ba.dev, bw.dev, eps, n, width);
+    take_buf(d, bx, x);
+    drop_buf(d, bw, w);
+    if (add)
+        drop_buf(d, ba, add);
+    if (out)
+        take_buf(d, bo, out);
+}
+
+void ops_linear(const struct ops_dev *d, float *out, const float *x, const struct weight *w, int32_t n)
+{
+    struct buf bx = floats_in(d, x, (size_t)n * w->cols), bo = floats_out(d, (size_t)n * w->rows);
+    d->ops->linear(d->be, bo.dev, bx.dev, w, n);
+    drop_buf(d, bx, x);
+    take_buf(d, bo, out);
+}
+
+void ops_rope_kv(const struct ops_dev *d, const struct rope_args *a, size_t pool_bytes)
+{
+    size_t n = (size_t)a->step->n_rows * (size_t)(a->n_heads + 2 * (int32_t)a->kv->n_kv_heads) * a->kv->head_dim;
+    struct buf bq = floats_in(d, a->qkv, n), bp = make_buf(d, a->kv->base, pool_bytes);
+    struct kv_view kv = *a->kv;
+    struct rope_args on_dev = *a;
+    kv.base = bp.dev;
+    on_dev.kv = &kv;
+    on_dev.qkv = bq.dev;
+    d->ops->rope_kv(d->be, &on_dev);
+    take_buf(d, bq, a->qkv);
+    take_buf(d, bp, a->kv->base);
+}
+
+void ops_attention(const struct ops_dev *d, const struct attn_args *a, size_t pool_bytes)
+{
+    size_t heads = (size_t)a->step->n_rows * a->n_heads, n_q = (size_t)a->step->n_rows * a->q_stride;
+    struct buf bq = floats_in(d, a->q, n_q), bp = make_buf(d, a->kv->base, pool_bytes);
+    struct buf bs = a->sink ? floats_in(d, a->sink, (size_t)a->n_heads) : (struct buf){0};
+    struct buf bo = floats_out(d, heads * a->kv->head_dim);
+    struct buf bl = a->out.lse_ln ? floats_out(d, heads) : (struct buf){0};
+    struct kv_view kv = *a->kv;
+    struct attn_args on_dev = *a;
+    kv.base = bp.dev;
+    on_dev.kv = &kv;
+    on_dev.q = bq.dev;
+    on_dev.sink = bs.dev;
+    on_dev.out = (struct attn_partial){bo.dev, bl.dev};
+    d->ops->attention(d->be, &on_dev);
+    drop_buf(d, bq, a->q);
+    drop_buf(d, bp, a->kv->base);
+    if (a->sink)
+        drop_buf(d, bs, a->sink);
+    take_buf(d, bo, a->out.o);
+    if (a->out.lse_ln)
+        take_buf(d, bl, a->out.lse_ln);
+}
+
+void ops_merge(const struct ops_dev *d, struct attn_partial a, struct attn_partial b, int32_t n, int32_t dim)
+{
+    size_t all = (size_t)n * dim;
+    struct buf ao = floats_in(d, a.o, all), al = floats_in(d, a.lse_ln, (size_t)n);
+    struct buf bo = floats_in(d, b.o, all), bl = floats_in(d, b.lse_ln, (size_t)n);
+    d->ops->merge(d->be, (struct attn_partial){ao.dev, al.dev}, (struct attn_partial){bo.dev, bl.dev}, n, dim);
+    take_buf(d, ao, a.o);
+    take_buf(d, al, a.lse_ln);
+    drop_buf(d, bo, b.o);
+    drop_buf(d, bl, b.lse_ln);
+}
+
+void ops_silu_mul(const struct ops_dev *d, float *out, const float *gu, int32_t n, int32_t f)
+{
+    struct buf bg = floats_in(d, gu, 2 * (size_t)n * f), bo = floats_out(d, (size_t)n * f);
+    d->ops->silu_mul(d->be, bo.dev, bg.dev, n, f);
+    drop_buf(d, bg, gu);
+    take_buf(d, bo, out);
+}
+
+void ops_gather(const struct ops_dev *d, float *out, const float *x, int32_t x_rows, const int32_t *rows, int32_t n,
+                int32_t width)
+{
+    struct buf bx = floats_in(d, x, (size_t)x_rows * width), bo = floats_out(d, (size_t)n * width);
+    d->ops->gather(d->be, bo.dev, bx.dev, rows, n, width);
+    drop_buf(d, bx, x);
+    take_buf(d, bo, out);
+}
+
+void ops_sample(const struct ops_dev *d, const float *logits, int32_t vocab, const struct sample_row *rows,
+                struct sample_out *out, int32_t n)
+{
+    struct buf bl = floats_in(d, logits, (size_t)n * vocab);
+    memset(out, 0xff, (size_t)n * sizeof *out);
+    d->ops->sample(d->be, bl.dev, vocab, rows, out, n);
+    d->ops->sync(d->be);
+    drop_buf(d, bl, logits);
+}

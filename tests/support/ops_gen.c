@@ -164,7 +164,9 @@ struct ops_kv_dims ops_kv_dims_random(struct ops_rng *r)
         .max_new = ops_int(r, 0, 2) ? 1 + ops_int(r, 0, 8) : 33,
     };
     int64_t per_key = (int64_t)d.head_dim * d.n_kv_heads * d.group * d.n_seqs * (d.max_new + 1) / 2;
-    int64_t keys = 4000000 / per_key; /* multiply-adds a case may cost */
+    int64_t keys = 4000000 / per_key; /* multiply-adds a case may cost, floats its pool may hold */
+    int64_t room = 400000 / ((int64_t)d.head_dim * d.n_kv_heads * d.n_seqs);
+    keys = keys < room ? keys : room;
     d.max_past = (int32_t)(keys > 300 ? 300 : keys);
     return d;
 }
@@ -182,7 +184,7 @@ static void make_view(struct ops_kv_case *c, struct ops_rng *r, const struct ops
     kv->v_offset = kv->row_stride * kv->block_tokens + 64 * (uint64_t)ops_int(r, 0, 1);
     kv->head_stride = 2 * kv->v_offset;
     uint64_t layer = kv->head_stride * kv->n_kv_heads;
-    int32_t n_layers = ops_int(r, 1, 3);
+    int32_t n_layers = ops_int(r, 1, 2);
     kv->layer_offset = layer * (uint64_t)ops_int(r, 0, n_layers - 1);
     kv->block_stride = layer * (uint64_t)n_layers + 64 * (uint64_t)ops_int(r, 0, 1);
     c->pool_bytes = kv->block_stride * (uint64_t)n_blocks;

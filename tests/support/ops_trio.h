@@ -1,0 +1,40 @@
+/* ops_trio - run a check on every backend of the build: opened on one thread, on three, and beside it the truth.
+ *
+ * The table is in this header, so that a test looks for backends whenever it is compiled (and it is, whenever the
+ * library changes). A backend is in it once per isa; what this machine lacks is named and left out.
+ */
+#ifndef HEARTH_TESTS_OPS_TRIO_H
+#define HEARTH_TESTS_OPS_TRIO_H
+
+#include "tests/support/ops_run.h"
+
+#define OPS_U 0x1p-24 /* half a unit in the last place of a float: what one rounding may lose of a value */
+
+struct ops_trio {
+    struct ops_dev ref, one, three; /* cpu_ref; the backend under test with 1 and with 3 threads */
+    struct ops_rng rng;
+    int round;
+};
+
+static const struct ops_variant ops_backends[] = {
+    {&backend_cpu_ref, "scalar", 1},
+#if __has_include("engine/compute/cpu_fast.c")
+    {&backend_cpu_fast, "avx2", 1},
+    {&backend_cpu_fast, "avx512", 1},
+#endif
+};
+
+/* Call check `rounds` times on each of n variants, with round 0, 1, ...; every variant sees the same cases. */
+void ops_run_each(const struct ops_variant *v, size_t n, const char *test, int rounds,
+                  void (*check)(struct ops_trio *));
+
+static inline void ops_on_each(const char *test, int rounds, void (*check)(struct ops_trio *))
+{
+    ops_run_each(ops_backends, sizeof ops_backends / sizeof *ops_backends, test, rounds, check);
+}
+
+/* n NaNs; n doubles equal to x, or 0 when x is NULL. malloc'ed. */
+float *ops_floats(size_t n);
+double *ops_doubles(const float *x, size_t n);
+
+#endif

@@ -26,6 +26,9 @@
 
 #define BACKEND_ABI 1
 
+/* D is even and at most this: kernels keep a head on the stack. Families refuse other models. */
+#define BACKEND_HEAD_DIM_MAX 256
+
 /* Host bytes of a weight matrix [rows][cols] as a loader found them: row r begins at data + r * row_bytes. */
 struct weight_part {
     const void *data;

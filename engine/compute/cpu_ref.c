@@ -25,8 +25,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HEAD_DIM_MAX 512
-
 struct cpu_ref {
     struct backend_head head;
     int32_t max_cols, max_vocab;
@@ -261,7 +259,7 @@ static void *kv_at(const struct kv_view *kv, const struct step *st, int32_t s, i
 static void check_kv(const struct kv_view *kv)
 {
     assert(kv->format == KV_FORMAT_KV32 || kv->format == KV_FORMAT_KV16);
-    assert(kv->head_dim % 2 == 0 && kv->head_dim <= HEAD_DIM_MAX);
+    assert(kv->head_dim % 2 == 0 && kv->head_dim <= BACKEND_HEAD_DIM_MAX);
 }
 
 /* The angle is taken in double: at position 100,000 a float angle would be off by 0.004. */
@@ -299,7 +297,7 @@ static void ref_rope_kv(struct backend *be, const struct rope_args *a)
  * e^max. In double the rescaling costs no accuracy that float32 could show. */
 struct softmax {
     double max, sum;
-    double o[HEAD_DIM_MAX];
+    double o[BACKEND_HEAD_DIM_MAX];
 };
 
 /* One more logit; v is NULL for a sink, which has weight and no value. */
@@ -326,7 +324,7 @@ static void attend(const struct attn_args *a, int32_t t, int32_t h, int32_t begi
     const struct kv_view *kv = a->kv;
     int32_t d = (int32_t)kv->head_dim, g = h / (a->n_heads / (int32_t)kv->n_kv_heads), seq = a->step->row_seq[t];
     const float *q = a->q + t * a->q_stride + (size_t)h * d;
-    float row[HEAD_DIM_MAX];
+    float row[BACKEND_HEAD_DIM_MAX];
     struct softmax s = {.max = -INFINITY};
     if (a->sink && a->key_begin == 0)
         softmax_add(&s, a->sink[h], NULL, d);

@@ -15,7 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define MODEL_HEAD_DIM_MAX 512
+#define MODEL_HEAD_DIM_MAX BACKEND_HEAD_DIM_MAX
 
 struct model_shape {
     char arch[32]; /* "llama" */

@@ -67,7 +67,7 @@ static void compare(const struct ops_kv_case *c, const struct attn_args *a, stru
                     struct attn_partial want)
 {
     size_t d = c->kv.head_dim, heads = (size_t)a->step->n_rows * a->n_heads;
-    double *o = ops_doubles(want.o, heads * d), *o_tol = ops_doubles(NULL, heads * d), unused[512];
+    double *o = ops_doubles(want.o, heads * d), *o_tol = ops_doubles(NULL, heads * d), unused[BACKEND_HEAD_DIM_MAX];
     double *lse = ops_doubles(want.lse_ln, heads), *lse_tol = ops_doubles(NULL, heads);
     double *size = ops_doubles(NULL, heads * d), longest = 0;
     for (size_t i = 0; i < heads; i++) {

@@ -65,6 +65,37 @@ static void run_rows(struct ops_trio *t, const struct row_op *op, const float *i
     free(again);
 }
 
+/* -- memory ------------------------------------------------------------------------------------------------------ */
+
+static void check_memory(struct ops_trio *t)
+{
+    const struct backend_ops *ops = t->three.ops;
+    struct backend *be = t->three.be;
+    size_t bytes = (size_t)ops_int(&t->rng, 0, 1) * 3000000 + (size_t)ops_int(&t->rng, 0, 5000);
+    uint8_t *a = ops->alloc(be, bytes), *b = ops->alloc(be, bytes), *zero = calloc(bytes + 1, 1),
+            *now = ops_poison(bytes);
+    float *x = ops_gauss_array(&t->rng, bytes / 4, 1);
+    ops_note("%s alloc %zu", t->three.name, bytes);
+    ck_assert(a && b && a != b && (uintptr_t)a % 64 == 0 && (uintptr_t)b % 64 == 0);
+    ops->download(be, now, a, bytes);
+    ops->sync(be);
+    ck_assert_mem_eq(now, zero, bytes);
+    ops->upload(be, a, x, bytes / 4 * 4);
+    ops->copy(be, b, a, bytes);
+    ops->release(be, a, bytes);
+    ops->download(be, now, b, bytes);
+    ops->sync(be);
+    ck_assert_mem_eq(now, x, bytes / 4 * 4);
+    ops->release(be, b, bytes);
+    free(x), free(now), free(zero);
+}
+
+START_TEST(test_memory_comes_zeroed_and_aligned_and_copies)
+{
+    ops_on_each("memory_comes_zeroed_and_aligned_and_copies", 20, check_memory);
+}
+END_TEST
+
 /* -- embed, gather ----------------------------------------------------------------------------------------------- */
 
 static const uint32_t types[] = {DT_F32, DT_F16, DT_BF16, DT_Q8_0, DT_Q4_0, DT_Q4_1};
@@ -277,7 +308,7 @@ static void rope(const struct ops_dev *d, const struct ops_kv_case *c, const str
                  float **qkv_out, uint8_t **pool_out)
 {
     size_t n = (size_t)st->n_rows * ((size_t)c->n_heads + 2 * c->kv.n_kv_heads) * c->kv.head_dim;
-    float inv_freq[256];
+    float inv_freq[BACKEND_HEAD_DIM_MAX / 2];
     struct kv_view kv = c->kv;
     fill_inv_freq(inv_freq, (int32_t)kv.head_dim);
     *qkv_out = ops_floats(n);
@@ -382,6 +413,7 @@ START_TEST(test_rope_is_exact_at_position_131071)
 }
 END_TEST
 
-UNIT_MAIN("ops", test_embed_and_gather_copy_rows_exactly, test_add_norm_is_near_the_truth_and_row_by_row,
-          test_linear_is_near_the_truth_for_every_type_and_row_by_row, test_silu_mul_is_near_the_truth_and_row_by_row,
+UNIT_MAIN("ops", test_memory_comes_zeroed_and_aligned_and_copies, test_embed_and_gather_copy_rows_exactly,
+          test_add_norm_is_near_the_truth_and_row_by_row, test_linear_is_near_the_truth_for_every_type_and_row_by_row,
+          test_silu_mul_is_near_the_truth_and_row_by_row,
           test_rope_rotates_each_row_by_its_position_and_writes_nothing_else, test_rope_is_exact_at_position_131071)

@@ -180,7 +180,7 @@ START_TEST(test_ref_rotates_and_writes_the_rows_of_the_step_only)
         ops_kv_case_make(&c, &r, &dims, 0);
         int32_t hd = dims.head_dim, g_n = dims.n_kv_heads, heads = c.n_heads + 2 * g_n;
         size_t n = (size_t)c.step.n_rows * heads * hd;
-        float inv_freq[256], *qkv = malloc(n * sizeof *qkv), factor = round % 3 ? 1 : 1.17f;
+        float inv_freq[BACKEND_HEAD_DIM_MAX / 2], *qkv = malloc(n * sizeof *qkv), factor = round % 3 ? 1 : 1.17f;
         uint8_t *pool = malloc(c.pool_bytes);
         double *want = doubles(n);
         for (int32_t i = 0; i < hd / 2; i++)
@@ -222,7 +222,7 @@ START_TEST(test_ref_attends_to_the_keys_it_may_see)
         a.out.o = ops_poison(heads * hd * sizeof(float));
         a.out.lse_ln = ops_poison(heads * sizeof(float));
         ops_attention(&d, &a, c.pool_bytes);
-        double *o = doubles(heads * hd), *lse = doubles(heads), size[512];
+        double *o = doubles(heads * hd), *lse = doubles(heads), size[BACKEND_HEAD_DIM_MAX];
         for (size_t i = 0; i < heads; i++)
             lse[i] = ops_attend(&c, &a, (int32_t)i, o + i * hd, size);
         ops_note("attention T=%d H=%d D=%zu window=%d keys %d..%d sink %d", c.step.n_rows, c.n_heads, hd, a.window,

@@ -153,7 +153,8 @@ void ops_matrix_free(struct ops_matrix *m)
 
 struct ops_kv_dims ops_kv_dims_random(struct ops_rng *r)
 {
-    static const int32_t dims[] = {16, 24, 32, 64, 64, 80, 96, 128, 192, 256}, blocks[] = {16, 32, 64, 128};
+    static const int32_t dims[] = {16, 18, 32, 64, 64, 80, 96, 128, 192, BACKEND_HEAD_DIM_MAX},
+                         blocks[] = {16, 32, 64, 128};
     struct ops_kv_dims d = {
         .head_dim = ops_pick(r, dims, 10),
         .n_kv_heads = ops_int(r, 1, 4),
@@ -195,7 +196,7 @@ static void make_view(struct ops_kv_case *c, struct ops_rng *r, const struct ops
 /* x through the format and back, in place; the bytes go to the pool when `row` is there. */
 static void store(const struct kv_view *kv, void *row, float *x)
 {
-    float bytes[512];
+    float bytes[BACKEND_HEAD_DIM_MAX];
     if (kv->format == KV_FORMAT_KV32) {
         if (row)
             kv32_put(row, x, kv->head_dim);
@@ -278,7 +279,7 @@ void ops_kv_write(const struct ops_kv_case *c, const float *qkv, uint8_t *pool)
     struct kv_view kv = c->kv;
     const struct step *st = &c->step;
     size_t d = kv.head_dim, heads = (size_t)c->n_heads + 2 * kv.n_kv_heads;
-    float x[512];
+    float x[BACKEND_HEAD_DIM_MAX];
     kv.base = pool;
     for (int32_t t = 0; t < st->n_rows; t++)
         for (uint32_t i = 0; i < 2 * kv.n_kv_heads; i++) { /* k heads, then v heads */

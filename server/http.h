@@ -51,8 +51,8 @@ struct http_app {
     void (*room)(void *ctx, struct http_call *c);
     void (*gone)(void *ctx, struct http_call *c, enum http_gone why);
     /* Make the JSON error body for what http.c itself refuses (before head(): bad framing or target 400, 415, 417, 431,
-     * 503 at the connection cap; after it: too large 413, too slow 408, no memory 503): writes at most cap bytes,
-     * returns the length. message is one sentence of plain ASCII, without quotes, and no client's bytes. */
+     * 503 at the connection cap; after it: too large 413, too slow 408, no memory for the body 503): writes at most cap
+     * bytes, returns the length. message is one sentence of plain ASCII, without quotes, and no client's bytes. */
     size_t (*refusal)(void *ctx, int status, const char *message, char *out, size_t cap);
 };
 
@@ -61,6 +61,7 @@ struct http_conf {
     size_t header_bytes;            /* cap of all headers, 16 KiB */
     uint32_t header_count;          /* 100 */
     size_t stream_bytes;            /* ring of one stream, 64 KiB: what a slow reader may hold */
+    size_t body_memory;             /* all request bodies in memory together; above: 503. 0 = no cap */
     uint32_t header_ms, idle_ms;    /* 10 s, 75 s: for a head to arrive; for a connection without a request */
     uint32_t body_ms;               /* 30 s, plus 1 s per 64 KiB received */
     uint32_t write_stall_ms;        /* 60 s: no byte taken for so long ends the call */

@@ -197,7 +197,8 @@ void answer_refusal(struct http_call *c, int status, const char *message)
     struct http *h = c->conn->http;
     char body[REFUSAL_BYTES];
     size_t n = h->app.refusal(h->app.ctx, status, message, body, sizeof body);
-    http_answer(c, status, "application/json", NULL, 0, body, n);
+    static const struct http_header retry = {"Retry-After", "1"};
+    http_answer(c, status, "application/json", &retry, status == 503, body, n);
 }
 
 void http_stream_begin(struct http_call *c, int status, const char *content_type, const struct http_header *headers,

@@ -58,9 +58,17 @@ size_t call_unescape(void *ctx, struct MHD_Connection *mhd, char *text)
     return strlen(text); /* target_parse decodes */
 }
 
+void http_drop_body(struct http_call *c)
+{
+    c->conn->http->body_bytes -= c->body_room;
+    free(c->body);
+    c->body = NULL;
+    c->body_len = c->body_room = 0;
+}
+
 static void call_free(struct http_call *c)
 {
-    free(c->body);
+    http_drop_body(c);
     free(c->out);
     arena_fini(&c->arena);
     free(c);
@@ -227,6 +235,16 @@ static enum MHD_Result queue_early(struct http_call *c)
     return answer_queue(c);
 }
 
+/* The answer is there before the body: now, or after the body was thrown away. */
+static enum MHD_Result refuse_body(struct http_call *c)
+{
+    if (c->framing.expect_continue || c->framing.content_length > DRAIN_BYTES)
+        return queue_early(c);
+    c->refused = true;
+    conn_set_phase(c->conn, CONN_DRAIN, DRAIN_NS);
+    return MHD_YES;
+}
+
 static enum MHD_Result call_first(struct http_call *c, const char *url, const char *method, const char *version)
 {
     struct conn *conn = c->conn;
@@ -253,32 +271,38 @@ static enum MHD_Result call_first(struct http_call *c, const char *url, const ch
     }
     if (!has_body)
         return MHD_YES;
-    if (!c->status) {
-        conn_set_phase(conn, CONN_BODY, h->conf.body_ms * NS_PER_MS);
-        return MHD_YES;
-    }
-    if (c->framing.expect_continue || c->framing.content_length > DRAIN_BYTES)
-        return queue_early(c);
-    c->refused = true;
-    conn_set_phase(conn, CONN_DRAIN, DRAIN_NS);
+    if (c->status)
+        return refuse_body(c);
+    conn_set_phase(conn, CONN_BODY, h->conf.body_ms * NS_PER_MS);
     return MHD_YES;
 }
 
 /* -- the body */
 
+/* Room for need bytes and a terminator; false when memory, or what bodies may take of it, does not suffice. */
+static bool body_grow(struct http_call *c, size_t need)
+{
+    struct http *h = c->conn->http;
+    size_t room = c->body_room ? c->body_room : BODY_FIRST_BYTES;
+    while (room <= need)
+        room *= 2;
+    size_t more = room - c->body_room, cap = h->conf.body_memory;
+    if (cap && (h->body_bytes > cap || more > cap - h->body_bytes))
+        return false;
+    char *bigger = realloc(c->body, room);
+    if (!bigger)
+        return false;
+    c->body = bigger;
+    c->body_room = room;
+    h->body_bytes += more;
+    return true;
+}
+
 static bool body_append(struct http_call *c, const char *bytes, size_t n)
 {
     size_t need = c->body_len + n;
-    if (need >= c->body_room) {
-        size_t room = c->body_room ? c->body_room : BODY_FIRST_BYTES;
-        while (room <= need) /* one more for the terminator */
-            room *= 2;
-        char *bigger = realloc(c->body, room);
-        if (!bigger)
-            return false;
-        c->body = bigger;
-        c->body_room = room;
-    }
+    if (need >= c->body_room && !body_grow(c, need))
+        return false;
     memcpy(c->body + c->body_len, bytes, n);
     c->body_len = need;
     c->body[need] = 0;
@@ -290,9 +314,7 @@ static enum MHD_Result body_discard(struct http_call *c, size_t n)
 {
     if (!c->refused) {
         c->refused = true;
-        free(c->body);
-        c->body = NULL;
-        c->body_len = c->body_room = 0;
+        http_drop_body(c);
         conn_set_phase(c->conn, CONN_DRAIN, DRAIN_NS);
     }
     c->drained += n;
@@ -313,7 +335,7 @@ static enum MHD_Result call_bytes(struct http_call *c, const char *bytes, size_t
     if (c->status)
         return body_discard(c, n);
     if (!body_append(c, bytes, n)) {
-        answer_refusal(c, 503, "no memory for the request body");
+        answer_refusal(c, 503, "no memory for the request body; try again in a second");
         return body_discard(c, n);
     }
     size_t seconds = c->body_len / BYTES_A_SECOND - (c->body_len - n) / BYTES_A_SECOND;

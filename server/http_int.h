@@ -146,6 +146,7 @@ struct http {
     struct http_call **by_id; /* table of n_ids chains, a power of two */
     size_t n_ids;
     uint64_t next_id;
+    size_t body_bytes;  /* allocated for bodies, all calls together */
     uint64_t now;       /* sys.now_ns() of this turn */
     uint64_t tick_ns;   /* next look at the deadlines */
     uint64_t warn_at;   /* next time that a lack of descriptors is logged */

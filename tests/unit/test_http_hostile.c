@@ -266,6 +266,34 @@ START_TEST(test_a_refused_body_that_does_not_come_is_answered_after_two_seconds)
 }
 END_TEST
 
+START_TEST(test_bodies_together_have_a_cap)
+{
+    struct http_conf conf = stub_conf();
+    conf.body_memory = 1 << 20;
+    struct stub *s = stub_open(&conf);
+    struct client a = client_open(s), b = client_open(s);
+    struct reply r = {0};
+    client_send(&a, "POST /hold HTTP/1.1\r\nHost: h\r\nContent-Length: 500000\r\n\r\n");
+    client_send_n(&a, zeros, 500000); /* takes 512 KiB */
+    stub_wait(s, STUB_BODY, 0);
+    client_send(&b, "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 600000\r\n\r\n");
+    client_send_n(&b, zeros, 600000);
+    client_read(&b, &r);
+    ck_assert_int_eq(r.status, 503);
+    ck_assert_str_eq(reply_header(&r, "retry-after"), "1");
+    client_close(&a);
+    stub_wait_connections(s, 1);
+    client_send(&b, "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 600000\r\n\r\n");
+    client_send_n(&b, zeros, 600000);
+    client_read(&b, &r);
+    ck_assert_int_eq(r.status, 200);
+    ck_assert_uint_eq(r.body.len, 600000);
+    reply_fini(&r);
+    client_close(&b);
+    stub_close(s);
+}
+END_TEST
+
 /* -- floods */
 
 START_TEST(test_above_the_connection_cap_the_answer_is_503_at_once)
@@ -429,7 +457,7 @@ UNIT_MAIN("http_hostile", test_heads_that_parsers_read_differently_are_refused, 
           test_a_long_body_is_413_and_the_connection_lives_on,
           test_a_refused_body_up_to_a_mebibyte_is_read_before_the_answer,
           test_a_longer_refused_body_is_answered_at_once,
-          test_a_refused_body_that_does_not_come_is_answered_after_two_seconds,
+          test_a_refused_body_that_does_not_come_is_answered_after_two_seconds, test_bodies_together_have_a_cap,
           test_above_the_connection_cap_the_answer_is_503_at_once,
           test_without_descriptors_clients_are_closed_and_not_kept_waiting,
           test_a_full_read_buffer_does_not_burn_a_core, test_an_idle_connection_takes_at_most_28_kib)

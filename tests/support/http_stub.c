@@ -30,12 +30,12 @@
 
 /* -- the clock */
 
-static _Atomic uint64_t clock_ahead_ns;
+static _Atomic uint64_t clock_ns;
 static uint64_t (*clock_real)(void);
 
 static uint64_t clock_now(void)
 {
-    return clock_real() + atomic_load(&clock_ahead_ns);
+    return atomic_load(&clock_ns);
 }
 
 static bool wait_readable(int fd, int ms)
@@ -169,8 +169,10 @@ struct stub *stub_open(const struct http_conf *conf)
     struct http_app app = {s, app_head, app_body, app_room, app_gone, app_refusal};
     MUST(s);
     log_set_level(LOG_ERROR);
-    if (!clock_real)
+    if (!clock_real) {
         clock_real = sys.now_ns;
+        atomic_store(&clock_ns, clock_real());
+    }
     sys.now_ns = clock_now;
     s->conf = conf ? *conf : stub_conf();
     pthread_mutex_init(&s->lock, NULL);
@@ -235,7 +237,7 @@ void stub_settle(struct stub *s)
 void stub_advance(struct stub *s, double seconds)
 {
     stub_settle(s);
-    atomic_fetch_add(&clock_ahead_ns, (uint64_t)(seconds * 1e9));
+    atomic_fetch_add(&clock_ns, (uint64_t)(seconds * 1e9));
     stub_settle(s);
 }
 

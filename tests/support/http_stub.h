@@ -5,8 +5,9 @@
  *   /hold         nothing, until the test answers    /stream   begins a stream; the test writes it
  *   /early        401 from head()                    /small    as /echo, with a body cap of 100 bytes
  *   /big?n=N      N bytes                            others    404
- * The test works on the loop through stub_do, and reads what happened from the journal. The clock is the real one plus
- * stub_advance: no test sleeps. Every wait ends after WAIT_MS by failing the test.
+ * The test works on the loop through stub_do, and reads what happened from the journal. The clock stands still
+ * but for stub_advance: no test sleeps, and no time limit strikes by itself. Every wait ends after WAIT_MS by failing
+ * the test.
  */
 #ifndef HEARTH_TESTS_HTTP_STUB_H
 #define HEARTH_TESTS_HTTP_STUB_H

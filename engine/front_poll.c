@@ -178,25 +178,27 @@ static bool ring_has_news(const struct engine *g)
 int engine_poll(struct engine *g, struct engine_event *ev)
 {
     while (!g->dead) {
-        /* Ended? Asked before the ring is read: all that the engine wrote before its end is in it by then. */
-        spawn_ended(&g->spawn, g->how);
         front_send_due(g);
         int ret = next_event(g, ev);
         if (ret == 1)
             return 1;
-        if (ret < 0 && g->spawn.running) {
+        if (ret < 0) {
             assert(g->mode == ENGINE_MODE_EXEC); /* a thread of this process that talks nonsense is a bug here */
             snprintf(g->how, sizeof g->how, "a message that makes no sense");
-            spawn_kill(&g->spawn);
-        }
-        bool could_not_start = g->mode == ENGINE_MODE_THREAD && atomic_load(&g->b.head->status.state) == ENGINE_DEAD;
-        if (!g->spawn.running || could_not_start) {
+            if (g->spawn.running)
+                spawn_kill(&g->spawn);
             front_restart(g);
             continue;
         }
         boundary_clear(g->b.wake_front);
-        if (!ring_has_news(g))
+        /* asked before the ring is looked at again: all that an engine wrote before its end is in it by then */
+        spawn_ended(&g->spawn, g->how);
+        if (ring_has_news(g))
+            continue;
+        bool could_not_start = g->mode == ENGINE_MODE_THREAD && atomic_load(&g->b.head->status.state) == ENGINE_DEAD;
+        if (g->spawn.running && !could_not_start)
             return 0; /* what comes from now on rings the bell again */
+        front_restart(g);
     }
     boundary_clear(g->b.wake_front);
     return fail_next(g, ev);

@@ -9,6 +9,7 @@
 
 #include "engine/base/sys.h"
 
+#include <cpuid.h>
 #include <assert.h>
 #include <errno.h>
 #include <math.h>
@@ -73,9 +74,16 @@ static void fast_copy(struct backend *be, void *to, const void *from, size_t byt
 
 /* -- open */
 
+/* clang 14 has no name for this feature in __builtin_cpu_supports. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 static bool has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
 static bool has_avx512(void)

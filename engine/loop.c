@@ -191,6 +191,9 @@ static bool run_step(struct loop *l)
     atomic_fetch_add(&st->rows, p->n_rows);
     if (ns > 2 * (uint64_t)l->sched.limits.step_ns)
         atomic_fetch_add(&st->late_steps, 1);
+    log_debug("engine step", "step=%llu rows=%u decodes=%u pairs=%llu predicted_ms=%.1f ms=%.1f",
+              (unsigned long long)p->step, p->n_rows, p->n_decode, (unsigned long long)p->pairs,
+              (double)p->predicted_ns / 1e6, (double)ns / 1e6);
     return true;
 }
 

@@ -3,7 +3,8 @@
 
 Rows (gate, value, ratio): decode of 1 stream, prefill of 512 tokens, decode of 8 streams (tokens/s, ratio to llama-server);
 CPU of the HTTP thread and of everything outside the backend a token (256 streams, stub backend); first token after a
-cached prefix of 2,000 tokens over a cold one. Runs alternate A B A B; the ratio is the median of the pairs' ratios.
+cached prefix of 2,000 tokens over a cold one; another stream's gaps and short requests' first tokens while 100,000 tokens are
+prefilled. Runs alternate A B A B; the ratio is the median of the pairs' ratios.
 
 usage: bench_server.py [--llama PATH] [--model GGUF] [--pairs N] [--threads N] [--only ROW,...]
   --llama   llama-server binary (or $LLAMA_SERVER); without it the rows that need it are left out, and it says so
@@ -190,6 +191,50 @@ def cached_ratio(server, salt):
     return warm / cold
 
 
+def stall(server, step_ms):
+    """While 100,000 tokens are prefilled: the p99 of another stream's gaps, and the worst first token of short requests."""
+    gaps, ttfts, stop = [], [], threading.Event()
+
+    def stream():
+        c = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
+        c.request("POST", "/v1/completions", json.dumps({"prompt": [5] * 100, "max_tokens": 20000, "temperature": 0,
+                                                         "ignore_eos": True, "stream": True,
+                                                         "logit_bias": {"97": 100}}))  # "a": each token is text
+        last = None
+        for line in c.getresponse():
+            if line.startswith(b"data: {"):
+                now = time.monotonic()
+                if last and started.is_set():
+                    gaps.append(now - last)
+                last = now
+            if stop.is_set():
+                c.sock.close()
+                return
+
+    def shorts():
+        while not stop.is_set():
+            start = time.monotonic()
+            server.post({"prompt": [7] * 60, "max_tokens": 1, "temperature": 0, "cache_prompt": False})
+            ttfts.append(time.monotonic() - start)
+            time.sleep(0.5)
+
+    started = threading.Event()
+    threads = [threading.Thread(target=f) for f in (stream, shorts)]
+    for t in threads:
+        t.start()
+    time.sleep(2)
+    ttfts.clear()
+    started.set()
+    begin = time.monotonic()
+    server.post({"prompt": [i * 7 % 500 for i in range(100000)], "max_tokens": 1, "temperature": 0})
+    took = time.monotonic() - begin
+    stop.set()
+    for t in threads:
+        t.join()
+    gaps.sort()
+    return gaps[len(gaps) * 99 // 100] * 1e3, max(ttfts) * 1e3, took, len(gaps), len(ttfts)
+
+
 def pairs(n, a, b):
     """Medians of n runs each of a and b in turn, and the median of the ratios."""
     rows = []
@@ -207,7 +252,7 @@ def main():
     ap.add_argument("--stub", default=ROOT / "build/tests/bench/hearthd-stub")
     ap.add_argument("--pairs", type=int, default=5)
     ap.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    ap.add_argument("--only", default="decode1,prefill512,decode8,cpu,cached")
+    ap.add_argument("--only", default="decode1,prefill512,decode8,cpu,cached,stall")
     o = ap.parse_args()
     only = set(o.only.split(","))
     table = []
@@ -221,6 +266,13 @@ def main():
         s.stop()
         row("HTTP thread, CPU a token, 256 streams", "<= 15 us", f"{http_us:.1f} us", f"{http_us / 15:.2f}", http_us <= 15)
         row("all outside the backend, CPU a token", "<= 30 us", f"{all_us:.1f} us", f"{all_us / 30:.2f}", all_us <= 30)
+    if "stall" in only:
+        s = start_hearthd(o.hearthd, ["--set", "model.random=tiny-128k", "--threads", str(o.threads)])
+        gap, ttft, took, n_gaps, n_ttfts = stall(s, 100)
+        s.stop()
+        print(f"stall: 100,000 tokens prefilled in {took:.1f} s; {n_gaps} gaps, {n_ttfts} short requests", file=sys.stderr)
+        row("gap p99 during a prefill of 100k tokens", "<= 200 ms", f"{gap:.0f} ms", f"{gap / 200:.2f}", gap <= 200)
+        row("worst TTFT of short requests meanwhile", "<= 1000 ms", f"{ttft:.0f} ms", f"{ttft / 1000:.2f}", ttft <= 1000)
     speed = only & {"decode1", "prefill512", "decode8", "cached"}
     if speed and not o.model:
         sys.exit("no model: give --model or HEARTH_MODEL")

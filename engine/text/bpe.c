@@ -231,7 +231,7 @@ static int merge(const struct bpe *b, struct bpe_work *w, int32_t at)
     return rc ? rc : new_pair(b, w, at);
 }
 
-/* Merge until no rule fits. An entry is outdated when its pair is gone or would now become another token. */
+/* Merge until no rule fits. An entry whose pair is gone names another rank than its symbol does. */
 static int merge_all(const struct bpe *b, struct bpe_work *w)
 {
     int rc = 0;
@@ -240,10 +240,9 @@ static int merge_all(const struct bpe *b, struct bpe_work *w)
         rc = new_pair(b, w, (int32_t)i);
     while (!rc && w->n_heap) {
         uint64_t entry = heap_pop(w);
-        uint32_t rank = (uint32_t)(entry >> 32), at = (uint32_t)entry;
-        uint32_t now = w->symbol[at].rank;
-        if (now != BPE_NO_RANK && b->makes[now] == b->makes[rank])
-            rc = merge(b, w, (int32_t)at);
+        int32_t at = (int32_t)(uint32_t)entry;
+        if (w->symbol[at].rank == entry >> 32)
+            rc = merge(b, w, at);
     }
     return rc;
 }

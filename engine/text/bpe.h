@@ -2,9 +2,9 @@
  *
  * A piece starts as one symbol per byte; of all neighbours that a merge rule names, the pair of lowest rank (of these
  * the leftmost) becomes one symbol, until no rule fits. Symbols are a linked list, candidate pairs a heap of
- * (rank, position) that may hold outdated entries, seen and dropped when popped: O(n log n) for a piece of n bytes,
- * 32 bytes of scratch per byte, no recursion. Order and outdated entries are handled as in Hugging Face `tokenizers`
- * (models/bpe/word.rs), so ids are equal also for rules that no training would make.
+ * (rank, position) that may hold outdated entries, seen and dropped when popped: O(n log n) for a piece of n bytes, 32
+ * to 48 bytes of scratch per byte, no recursion. Ids equal those of Hugging Face `tokenizers` for any rules, also such
+ * as no training makes.
  * Immutable after open, MT-safe; the scratch belongs to one call.
  */
 #ifndef HEARTH_TEXT_BPE_H

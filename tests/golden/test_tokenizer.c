@@ -216,6 +216,23 @@ START_TEST(test_texts_of_many_scripts_have_the_ids_of_the_reference)
 }
 END_TEST
 
+START_TEST(test_the_model_file_names_its_special_tokens)
+{
+    setup();
+    size_t n;
+    const int32_t *eog = tokenizer_eog(smollm, &n);
+    ck_assert_int_eq(tokenizer_vocab(smollm), 49152);
+    ck_assert_int_eq(tokenizer_bos(smollm), 1);
+    ck_assert_int_eq(tokenizer_eos(smollm), 2);
+    ck_assert(!tokenizer_add_bos(smollm));
+    ck_assert_uint_eq(n, 3); /* <|im_end|>, <|endoftext|>, and <reponame>, which begins another repository */
+    ck_assert(eog[0] == 2 && eog[1] == 0 && eog[2] == 4);
+    ck_assert_int_eq(tokenizer_find(smollm, "<|im_start|>", 12), 1);
+    ck_assert(tokenizer_is_special(smollm, 16) && !tokenizer_is_special(smollm, 17));
+    teardown();
+}
+END_TEST
+
 START_TEST(test_long_runs_of_one_character_have_the_ids_of_the_reference)
 {
     setup();
@@ -411,7 +428,7 @@ START_TEST(test_odd_rule_sets_merge_as_the_reference)
 END_TEST
 
 UNIT_MAIN("golden tokenizer", test_texts_of_many_scripts_have_the_ids_of_the_reference,
-          test_long_runs_of_one_character_have_the_ids_of_the_reference,
+          test_the_model_file_names_its_special_tokens, test_long_runs_of_one_character_have_the_ids_of_the_reference,
           test_a_million_equal_characters_take_under_a_second,
           test_every_code_point_between_letters_has_the_ids_of_the_reference,
           test_every_token_text_has_the_ids_of_the_reference, test_random_ids_decode_to_the_text_of_the_reference,

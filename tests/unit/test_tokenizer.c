@@ -302,6 +302,29 @@ START_TEST(test_a_byte_without_a_token_gives_nothing_and_its_neighbours_merge)
 }
 END_TEST
 
+START_TEST(test_a_token_outside_the_alphabet_keeps_its_text_and_is_never_merged_into)
+{
+    static const char *const odd[] = {"\u65e5", "a b", "\u00ad", "\u0144", "\u0120\u65e5"};
+    static struct made m;
+    m = (struct made){.n = 0};
+    add_bytes(&m);
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++)
+        add_token(&m, odd[i], 1);
+    struct tokenizer *t = open_made(&m, "gpt2");
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+        size_t n;
+        const char *bytes = tokenizer_token_bytes(t, 256 + (int32_t)i, &n);
+        ck_assert_uint_eq(n, strlen(odd[i]));
+        ck_assert_mem_eq(bytes, odd[i], n);
+        ck_assert_int_eq(tokenizer_find(t, odd[i], n), 256 + (int32_t)i);
+    }
+    char want[64];
+    snprintf(want, sizeof want, "%d %d", 0xC2, 0xAD);
+    ck_ids(t, "\u00ad", true, want);
+    tokenizer_close(t);
+}
+END_TEST
+
 /* ---- added tokens ---- */
 
 START_TEST(test_control_text_is_control_only_where_special_is_asked_for)
@@ -648,6 +671,7 @@ UNIT_MAIN("tokenizer", test_gpt2_cuts_words_numbers_signs_and_space, test_smollm
           test_a_digit_that_only_one_table_knows_is_cut_as_the_reference_does,
           test_merges_go_by_rank_then_from_the_left, test_random_rules_merge_as_the_definition_says,
           test_a_byte_without_a_token_gives_nothing_and_its_neighbours_merge,
+          test_a_token_outside_the_alphabet_keeps_its_text_and_is_never_merged_into,
           test_control_text_is_control_only_where_special_is_asked_for,
           test_of_added_tokens_the_leftmost_then_the_longest_is_found,
           test_typed_text_never_merges_into_a_control_token, test_bad_utf8_is_encoded_as_replacement_characters,

@@ -1,4 +1,4 @@
-/* test_tokenizer - pieces, merges, added tokens and every way to be refused, over vocabularies made here.
+/* test_tokenizer - merges, added tokens and every way to be refused, over vocabularies made here.
  *
  * Ids of the real model are in tests/golden/test_tokenizer.c.
  */
@@ -9,7 +9,6 @@
 #include "engine/base/rng.h"
 #include "engine/base/utf8.h"
 #include "engine/base/vec.h"
-#include "engine/text/pretok.h"
 #include "engine/text/tokenizer.h"
 
 #include <pthread.h>
@@ -112,68 +111,6 @@ static const char *ids_of(const struct tokenizer *t, const char *text, size_t n,
 }
 
 #define ck_ids(t, text, special, want) ck_assert_str_eq(ids_of(t, text, sizeof(text) - 1, special), want)
-
-/* ---- pre-tokenizers ---- */
-
-static void check_pieces(enum pretok kind, const char *pieces)
-{
-    char text[256] = "", got[256] = "";
-    for (const char *p = pieces; *p; p++)
-        if (*p != '|')
-            strncat(text, p, 1);
-    for (size_t i = 0, len; i < strlen(text); i += len) {
-        len = pretok_next(kind, text + i, strlen(text) - i);
-        ck_assert_uint_ge(len, 1);
-        snprintf(got + strlen(got), sizeof got - strlen(got), "%s%.*s", i ? "|" : "", (int)len, text + i);
-    }
-    ck_assert_str_eq(got, pieces);
-}
-
-START_TEST(test_gpt2_cuts_words_numbers_signs_and_space)
-{
-    static const char *const rows[] = {
-        "Hello| world|!",
-        "it|'s| they|'ve| I|'ll| we|'re| he|'d| I|'m| don|'t",
-        "IT|'|S| x|''|s| '|s",
-        "can|''|t|'",
-        "a|  | b|\n|\n|c|\n",
-        "  | a",
-        "a|   ",
-        "x|\t|y|\t\t",
-        "tab|\t| z",
-        "12|ab|34| 567|.|8",
-        "a|\u00a0|\u00a0|b",
-        "\u00a0|\u00a0|b",
-        "na\u00efve| \u0441\u043b\u043e\u0432\u043e|\uff01",
-        "e|\u0301|e",
-        "\u4e2d\u6587|\u3002|\u00bd\u00b2\u2167",
-        " \n| a",
-        "!?| ..| #",
-        "\u180e",
-        "a|\u200b|b",
-    };
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        check_pieces(PRETOK_GPT2, rows[i]);
-}
-END_TEST
-
-START_TEST(test_smollm_cuts_each_digit_out_first)
-{
-    static const char *const rows[] = {
-        "1|2|a|3|.|5", " |1| |2", "a|  |1", "a|  | b", "\n\n|7", "\u00bd|\u0663|x", "'|5|s", "9|'s", "a|!|0|!",
-    };
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        check_pieces(PRETOK_SMOLLM, rows[i]);
-}
-END_TEST
-
-START_TEST(test_a_digit_that_only_one_table_knows_is_cut_as_the_reference_does)
-{
-    /* U+11DE0 came with Unicode 17: a digit to Digits, no number to ByteLevel */
-    check_pieces(PRETOK_SMOLLM, "!|\U00011DE0|!");
-    check_pieces(PRETOK_GPT2, "!\U00011DE0!");
-}
-END_TEST
 
 /* ---- merges ---- */
 
@@ -667,9 +604,7 @@ START_TEST(test_any_allocation_may_fail)
 }
 END_TEST
 
-UNIT_MAIN("tokenizer", test_gpt2_cuts_words_numbers_signs_and_space, test_smollm_cuts_each_digit_out_first,
-          test_a_digit_that_only_one_table_knows_is_cut_as_the_reference_does,
-          test_merges_go_by_rank_then_from_the_left, test_random_rules_merge_as_the_definition_says,
+UNIT_MAIN("tokenizer", test_merges_go_by_rank_then_from_the_left, test_random_rules_merge_as_the_definition_says,
           test_a_byte_without_a_token_gives_nothing_and_its_neighbours_merge,
           test_a_token_outside_the_alphabet_keeps_its_text_and_is_never_merged_into,
           test_control_text_is_control_only_where_special_is_asked_for,

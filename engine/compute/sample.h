@@ -7,6 +7,10 @@
  * least one); min-p (keep p_i >= min_p * p_max); draw by the inverse of the cumulative sum in id order with one Philox
  * uniform. Exact top-k: ties at the k-th value are resolved by lower id. Pure: the same row gives the same token
  * anywhere.
+ *
+ * Total: no input crashes or reads beyond the arrays, given valid ids (asserted). A NaN logit counts as -inf, +inf as
+ * FLT_MAX. Where nothing is above -inf the token is id 0 and its logprob -inf. Parameters out of their range (negative,
+ * NaN) are as if off, but for top_p below 0, which is 0 (one token stays).
  */
 #ifndef HEARTH_COMPUTE_SAMPLE_H
 #define HEARTH_COMPUTE_SAMPLE_H
@@ -44,8 +48,8 @@ struct sample_row {
 
 struct sample_out {
     int32_t id;
-    float logprob; /* of id under the raw logits (0 when n_logprobs = -1) */
-    int32_t n_top;
+    float logprob; /* of id under the raw logits; -INFINITY where its logit is; 0 when n_logprobs = -1 */
+    int32_t n_top; /* n_logprobs, or fewer where fewer logits are above -inf */
     struct {
         int32_t id;
         float logprob;

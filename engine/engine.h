@@ -12,6 +12,7 @@
 #define HEARTH_ENGINE_ENGINE_H
 
 #include "engine/base/err.h"
+#include "engine/kv/format.h" /* enum kv_format names the KV formats in engine_config */
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -5,7 +5,6 @@
 #include "engine/base/log.h"
 #include "engine/base/sys.h"
 #include "engine/base/version.h"
-#include "engine/kv/format.h"
 #include "server/gen.h"
 #include "server/route.h"
 

@@ -27,8 +27,8 @@ int value_duration(const char *s, uint64_t *out_ms);
 void value_put_bytes(struct str *s, uint64_t bytes);
 void value_put_duration(struct str *s, uint64_t ms);
 void value_put_float(struct str *s, double v);
-/* As a YAML scalar: plain where that is safe (inside [ ], too), otherwise in double quotes. Bytes that are no UTF-8 can't
- * stand in YAML: each bad part becomes U+FFFD. */
+/* As a YAML scalar: plain where that is safe (inside [ ], too), otherwise in double quotes. Bytes that are no UTF-8
+ * can't stand in YAML: each bad part becomes U+FFFD. */
 void value_put_text(struct str *s, const char *text);
 
 /* Steps (insert, delete, replace, swap of two neighbours) that turn a into b; at most 63 bytes of each are looked at.

@@ -7,6 +7,7 @@ runs=${FUZZ_RUNS:-200000} failed=0
 for f in "$@"; do
     name=${f##*/fuzz_}
     mkdir -p "$f.found"
+    # shellcheck disable=SC2086 # FUZZ_ARGS is a list of words
     "$f" -runs="$runs" -timeout=10 -rss_limit_mb=2048 -max_len=4096 -print_final_stats=1 -artifact_prefix="$f." \
         ${FUZZ_ARGS:-} "$f.found" "tests/fuzz/corpus/$name" >"$f.log" 2>&1
     rc=$?

@@ -88,10 +88,12 @@ static void fake_sync(struct backend *be)
 {
 }
 
-static const struct backend_ops fake_ops = {.name = "fake", .copy = fake_copy, .sample = fake_sample, .sync = fake_sync};
+static const struct backend_ops fake_ops = {
+    .name = "fake", .copy = fake_copy, .sample = fake_sample, .sync = fake_sync};
 static const struct arch_ops fake_arch = {.name = "fake", .forward = fake_forward};
 
-void fake_machine_open(struct machine *m, const struct engine_config *c, uint32_t n_blocks, const struct fake_cost *cost)
+void fake_machine_open(struct machine *m, const struct engine_config *c, uint32_t n_blocks,
+                       const struct fake_cost *cost)
 {
     static struct fake_backend be = {{&fake_ops}};
     struct fake_model *model = calloc(1, sizeof *model);
@@ -152,9 +154,19 @@ int32_t fake_expect(const int32_t *ids, uint32_t n, uint32_t n_prompt, const str
             seen[n_seen++] = (struct sample_seen){v, after};
     }
     struct sample_row row = {
-        .temperature = p->temperature, .top_p = p->top_p, .min_p = p->min_p, .repetition = p->repetition,
-        .presence = p->presence, .frequency = p->frequency, .top_k = p->top_k, .n_logprobs = -1, .seed = p->seed,
-        .position = n, .choice = choice, .n_seen = n_seen, .seen = seen,
+        .temperature = p->temperature,
+        .top_p = p->top_p,
+        .min_p = p->min_p,
+        .repetition = p->repetition,
+        .presence = p->presence,
+        .frequency = p->frequency,
+        .top_k = p->top_k,
+        .n_logprobs = -1,
+        .seed = p->seed,
+        .position = n,
+        .choice = choice,
+        .n_seen = n_seen,
+        .seen = seen,
     };
     sample_row_cpu(logits, FAKE_VOCAB, &row, &out, scratch);
     return out.id;

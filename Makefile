@@ -144,6 +144,29 @@ serve: ## install what is missing, build, get the default model (or MODEL=PATH) 
 	@$(MAKE) --no-print-directory all
 	@model=$$(bash scripts/fetch_model.sh $(MODEL)) && exec $(B)/hearthd --model "$$model" $(ARGS)
 
+lint: ## format, include directions, cppcheck, clang-tidy, hearth.yaml, the unit's exposure
+	@bash scripts/deps.sh --lint
+	@$(MAKE) --no-print-directory $(B)/tests/unit/test_config
+	@bash scripts/lint.sh $(B)/tests/unit/test_config
+
+# PREFIX=/usr for packages. An /etc/hearth/hearth.yaml that is there stays as it is.
+PREFIX     ?= /usr/local
+BINDIR     ?= $(PREFIX)/bin
+SYSCONFDIR ?= /etc
+UNITDIR    ?= $(PREFIX)/lib/systemd/system
+CONF       = $(DESTDIR)$(SYSCONFDIR)/hearth/hearth.yaml
+install: all ## binary, configuration, unit, sysusers, tmpfiles (DESTDIR= PREFIX=/usr/local)
+	install -D -m 755 $(B)/hearthd $(DESTDIR)$(BINDIR)/hearthd
+	install -D -m 644 config/hearth.yaml $(DESTDIR)$(PREFIX)/share/hearth/hearth.yaml
+	[ -e $(CONF) ] || install -D -m 644 config/hearth.yaml $(CONF)
+	install -d $(DESTDIR)$(UNITDIR)
+	sed 's|@BINDIR@|$(BINDIR)|; s|/etc/hearth|$(SYSCONFDIR)/hearth|' systemd/hearthd.service >$(DESTDIR)$(UNITDIR)/hearthd.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/hearthd.service
+	install -D -m 644 systemd/hearthd.sysusers $(DESTDIR)/usr/lib/sysusers.d/hearthd.conf
+	install -D -m 644 systemd/hearthd.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/hearthd.conf
+	@echo "next: model.path in $(SYSCONFDIR)/hearth/hearth.yaml; systemd-sysusers; systemd-tmpfiles --create; systemctl enable --now hearthd"
+
+.PHONY: lint install
 deps: ## install what the build needs
 	@bash scripts/deps.sh
 

@@ -48,7 +48,7 @@ struct jinja_spans { /* ascending, not touching; owned by its holder; free(v) */
     size_t n, cap;
 };
 
-/* 0, or -EINVAL with "chat template, line 12: ...", -E2BIG (over 4 MiB), or -ENOMEM. */
+/* 0, or -EINVAL with "chat template, line 12: ...", -E2BIG (over 1 MiB of source or 4 MiB of tree), or -ENOMEM. */
 int jinja_compile(struct jinja **out, const char *source, size_t n, struct err *e);
 void jinja_close(struct jinja *j); /* NULL is fine */
 

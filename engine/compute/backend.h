@@ -65,11 +65,13 @@ struct attn_args {
     int64_t q_stride;        /* floats from row to row (q lies in the packed qkv) */
     const struct step *step; /* rows, positions, block tables */
     const struct kv_view *kv;
-    int32_t n_heads;            /* H, a multiple of kv->n_kv_heads */
-    float scale;                /* multiplies q.k, usually 1/sqrt(D) */
-    int32_t window;             /* 0 = none; else row at position p sees keys p-window+1 .. p */
-    const float *sink;          /* [H] extra logits without a value that join the softmax, or NULL */
-    int32_t key_begin, key_end; /* only keys in [begin, end): 0 and INT32_MAX for all. Sink counts when begin = 0. */
+    int32_t n_heads;   /* H, a multiple of kv->n_kv_heads */
+    float scale;       /* multiplies q.k, usually 1/sqrt(D) */
+    int32_t window;    /* 0 = none; else row at position p sees keys p-window+1 .. p */
+    const float *sink; /* [H] extra logits without a value that join the softmax, or NULL */
+    /* Only keys in [begin, end): 0 and INT32_MAX for all. The sink counts when begin = 0, so of the parts of a split
+     * just one begins there. */
+    int32_t key_begin, key_end;
 };
 
 struct rope_args {

@@ -10,6 +10,8 @@
  * interleaved lanes (lane i takes k = i mod 4), everything else one by one. A row never looks at another row, so row
  * invariance needs no care.
  *
+ * (libm's exp, log, sin and cos may differ between machines in the last place of a double: 2^-29 of a float's.)
+ *
  * One thread, no SIMD: `threads` is ignored; the only isa is "scalar".
  */
 #include "engine/compute/backend.h"

@@ -413,7 +413,60 @@ START_TEST(test_rope_is_exact_at_position_131071)
 }
 END_TEST
 
+/* -- sample ------------------------------------------------------------------------------------------------------ */
+
+static struct sample_row random_params(struct ops_rng *r)
+{
+    return (struct sample_row){
+        .temperature = ops_int(r, 0, 3) ? 0.8f : 0,
+        .top_p = ops_int(r, 0, 1) ? 1 : 0.9f,
+        .top_k = ops_int(r, 0, 1) ? 0 : 20,
+        .repetition = 1,
+        .n_logprobs = ops_int(r, -1, SAMPLE_TOP_MAX),
+        .seed = (uint64_t)ops_int(r, 0, 1000000),
+        .position = (uint64_t)ops_int(r, 0, 1000000),
+    };
+}
+
+static void expect_same(const struct sample_out *got, const struct sample_out *want)
+{
+    ck_assert_int_eq(got->id, want->id);
+    ops_expect_bits("logprob", &got->logprob, &want->logprob, 1);
+    ck_assert_int_eq(got->n_top, want->n_top);
+    for (int32_t i = 0; i < want->n_top; i++) {
+        ck_assert_int_eq(got->top[i].id, want->top[i].id);
+        ops_expect_bits("top logprob", &got->top[i].logprob, &want->top[i].logprob, 1);
+    }
+}
+
+static void check_sample(struct ops_trio *t)
+{
+    int32_t n = ops_int(&t->rng, 1, 33), vocab = ops_int(&t->rng, 1, OPS_MAX_VOCAB), row = ops_int(&t->rng, 0, n - 1);
+    float *logits = ops_gauss_array(&t->rng, (size_t)n * vocab, 3);
+    struct sample_row rows[33];
+    struct sample_out want[33], got[33], alone;
+    for (int32_t i = 0; i < n; i++)
+        rows[i] = random_params(&t->rng);
+    ops_note("%s sample R=%d V=%d", t->one.name, n, vocab);
+    ops_sample(&t->ref, logits, vocab, rows, want, n);
+    for (int pass = 0; pass < 2; pass++) {
+        ops_sample(pass ? &t->three : &t->one, logits, vocab, rows, got, n);
+        for (int32_t i = 0; i < n; i++)
+            expect_same(&got[i], &want[i]);
+    }
+    ops_sample(&t->three, logits + (size_t)row * vocab, vocab, &rows[row], &alone, 1);
+    expect_same(&alone, &got[row]);
+    free(logits);
+}
+
+START_TEST(test_sample_chooses_each_row_by_itself)
+{
+    ops_on_each("sample_chooses_each_row_by_itself", 12, check_sample);
+}
+END_TEST
+
 UNIT_MAIN("ops", test_memory_comes_zeroed_and_aligned_and_copies, test_embed_and_gather_copy_rows_exactly,
           test_add_norm_is_near_the_truth_and_row_by_row, test_linear_is_near_the_truth_for_every_type_and_row_by_row,
           test_silu_mul_is_near_the_truth_and_row_by_row,
-          test_rope_rotates_each_row_by_its_position_and_writes_nothing_else, test_rope_is_exact_at_position_131071)
+          test_rope_rotates_each_row_by_its_position_and_writes_nothing_else, test_rope_is_exact_at_position_131071,
+          test_sample_chooses_each_row_by_itself)

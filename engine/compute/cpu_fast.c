@@ -2,8 +2,8 @@
  * threads.
  *
  * Here: opening, memory, weights, and the ops that go row by row. linear is in cpu_fast_gemm.c, attention in
- * cpu_fast_attn.c, the kernels in cpu_fast_k_*.h, how weights lie in cpu_fast.h. All memory is taken at open and when
- * weights are loaded; an op takes none.
+ * cpu_fast_attn.c, memory in cpu_fast_mem.c, the kernels in cpu_fast_k_*.h, how weights lie in cpu_fast.h. All memory
+ * is taken at open and when weights are loaded; an op takes none.
  */
 #include "engine/compute/cpu_fast.h"
 
@@ -16,55 +16,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-#define LARGE_BYTES (1u << 20) /* blocks from here on are mapped, in large pages where the system has them */
-#define LARGE_PAGE  ((size_t)2 << 20)
-#define ROW_WORK    (16 << 10) /* floats that are worth a piece */
+#define ROW_WORK (16 << 10) /* floats that are worth a piece */
 
 /* -- memory */
 
-static void *map_large(size_t bytes)
-{
-    size_t want = bytes + LARGE_PAGE;
-    uint8_t *p = sys.mmap(NULL, want, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED)
-        return NULL;
-    size_t page = 4096, skip = (LARGE_PAGE - (uintptr_t)p % LARGE_PAGE) % LARGE_PAGE;
-    size_t end = (skip + bytes + page - 1) & ~(page - 1);
-    if (skip)
-        sys.munmap(p, skip);
-    if (end < want)
-        sys.munmap(p + end, want - end);
-    sys.madvise(p + skip, bytes, MADV_HUGEPAGE); /* a hint: the memory works without */
-    return p + skip;
-}
-
-static void *take(size_t bytes)
-{
-    if (bytes >= LARGE_BYTES)
-        return map_large(bytes);
-    size_t size = (bytes + 63) & ~(size_t)63;
-    void *p = aligned_alloc(64, size ? size : 64);
-    return p ? memset(p, 0, size) : NULL;
-}
-
-static void give(void *p, size_t bytes)
-{
-    if (p && bytes >= LARGE_BYTES)
-        sys.munmap(p, (bytes + 4095) & ~(size_t)4095);
-    else
-        free(p);
-}
-
 static void *fast_alloc(struct backend *be, size_t bytes)
 {
-    return take(bytes);
+    return fast_take(bytes);
 }
 
 static void fast_release(struct backend *be, void *p, size_t bytes)
 {
-    give(p, bytes);
+    fast_give(p, bytes);
 }
 
 static void fast_copy(struct backend *be, void *to, const void *from, size_t bytes)
@@ -146,7 +110,7 @@ static void fast_close(struct backend *be)
     if (!f)
         return;
     fast_pool_close(f->pool);
-    give(f->memory, f->memory_bytes);
+    fast_give(f->memory, f->memory_bytes);
     free(f);
 }
 
@@ -165,7 +129,7 @@ static int fast_open(struct backend **out, const struct backend_opts *o, struct 
     if (rc != 0)
         goto fail;
     f->memory_bytes = lay_out(f);
-    f->memory = take(f->memory_bytes);
+    f->memory = fast_take(f->memory_bytes);
     if (!f->memory) {
         rc = err_set(e, ENOMEM, "no memory for %zu bytes of CPU scratch (%d rows)", f->memory_bytes, f->max_rows);
         goto fail;
@@ -199,7 +163,7 @@ static uint64_t fast_weight_bytes(uint32_t dtype, int32_t rows, int32_t cols)
 static void fast_weight_free(struct backend *be, struct weight *w)
 {
     for (int32_t i = 0; i < w->n_parts; i++)
-        give(w->part[i].data, w->part[i].bytes);
+        fast_slab_give(&cpu_fast(be)->slabs, w->part[i].data);
     *w = (struct weight){0};
 }
 
@@ -220,7 +184,7 @@ static int fast_weight_load(struct backend *be, struct weight *out, const struct
                          p->dtype, p->cols, QUANT_BLOCK);
             goto fail;
         }
-        void *data = take(bytes);
+        void *data = fast_slab_take(&cpu_fast(be)->slabs, bytes);
         if (!data) {
             rc = err_set(e, ENOMEM, "no memory for a weight of %llu bytes", (unsigned long long)bytes);
             goto fail;

@@ -93,9 +93,18 @@ struct cpu_fast {
     struct fast_attn_plan *attn;
     void *memory; /* all of the above in one block */
     size_t memory_bytes;
-    float *sampling; /* threads x 2 x max_vocab */
+    float *sampling;         /* threads x 2 x max_vocab */
+    struct fast_slab *slabs; /* weights */
     char text[64];
 };
+
+/* -- cpu_fast_mem.c */
+/* Zeroed, 64-byte aligned memory in large pages if it is large; NULL when there is none. */
+void *fast_take(size_t bytes);
+void fast_give(void *p, size_t bytes); /* NULL is fine */
+/* The same for weights, close together. */
+void *fast_slab_take(struct fast_slab **slabs, size_t bytes);
+void fast_slab_give(struct fast_slab **slabs, const void *p);
 
 /* -- cpu_fast_pack.c */
 /* Bytes of one panel over `cols` inputs; 0 for a type that cpu_fast does not take. */

@@ -13,7 +13,7 @@
 #define ISA_NAME  "AVX2"
 
 /* Rows that a tile holds in its 16 registers. */
-#define ROWS_Q4 3
+#define ROWS_Q4 4
 #define ROWS_Q8 2
 #define ROWS_F  6
 
@@ -52,13 +52,21 @@ LANE __m256i mask8(int n)
 /* The first n of 16 lanes; the rest 0. */
 LANE struct vf vf_load_n(const float *p, int n)
 {
+    if (n >= 16)
+        return vf_load(p);
     return (struct vf){_mm256_maskload_ps(p, mask8(n)), _mm256_maskload_ps(p + 8, mask8(n - 8))};
 }
 
 LANE void vf_store_n(float *p, struct vf v, int n)
 {
-    _mm256_maskstore_ps(p, mask8(n), v.a);
-    _mm256_maskstore_ps(p + 8, mask8(n - 8), v.b);
+    if (n >= 16) {
+        vf_store(p, v);
+        return;
+    }
+    float lanes[16]; /* masked stores are slow on some processors */
+    vf_store(lanes, v);
+    for (int i = 0; i < n; i++)
+        p[i] = lanes[i];
 }
 
 LANE struct vf vf_from_f16(const void *p)
@@ -179,11 +187,18 @@ LANE struct vi vi_bytes4(const int8_t *p)
     return (struct vi){v, v};
 }
 
+/* Hold v in registers here: else the compiler turns a chain of additions into a tree and runs out of registers. */
+LANE struct vi hold(struct vi v)
+{
+    __asm__("" : "+x"(v.a), "+x"(v.b));
+    return v;
+}
+
 /* acc + w . x of four inputs a lane: w 0 .. 15. Between dot4 and dot4_end acc is the ISA's own. */
 LANE struct vi dot4(struct vi acc, struct vi w, struct vi x)
 {
-    return (struct vi){_mm256_add_epi16(acc.a, _mm256_maddubs_epi16(w.a, x.a)),
-                       _mm256_add_epi16(acc.b, _mm256_maddubs_epi16(w.b, x.b))};
+    return hold((struct vi){_mm256_add_epi16(acc.a, _mm256_maddubs_epi16(w.a, x.a)),
+                            _mm256_add_epi16(acc.b, _mm256_maddubs_epi16(w.b, x.b))});
 }
 
 /* The sum as s32, less bias * sum (of the four-bit types whose zero is at `bias`). */
@@ -212,7 +227,7 @@ LANE __m256i dot8_half(__m256i acc, __m256i w, __m256i x)
 
 LANE struct vi dot8(struct vi acc, struct vi w, struct vi x)
 {
-    return (struct vi){dot8_half(acc.a, w.a, x.a), dot8_half(acc.b, w.b, x.b)};
+    return hold((struct vi){dot8_half(acc.a, w.a, x.a), dot8_half(acc.b, w.b, x.b)});
 }
 
 LANE struct vi dot8_end(struct vi acc, int32_t sum)

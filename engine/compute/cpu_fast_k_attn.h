@@ -34,26 +34,31 @@ static void k_kv_put(void *row, const float *x, uint32_t dim, uint32_t format)
         kv32_put(row, x, dim);
 }
 
-/* Keys [key, key + 8) of one sequence as floats, [8][dp]; outside [lo, hi) zero: nothing was ever written there. Eight
- * keys lie in one block, for a block is a multiple of 8. */
-LANE void kv_get8(float *to, const struct fast_attn *t, int v, int32_t key, int32_t lo, int32_t hi, uint32_t dp)
+/* Row i of the keys or values (v) of a sequence from `key` on, eight of which lie in one block. */
+LANE const uint8_t *kv_at(const struct fast_attn *t, int v, int32_t key)
 {
     const struct kv_view *kv = t->args->kv;
     const struct step *step = t->args->step;
-    if (key >= hi || key + 8 <= lo) {
-        memset(to, 0, 8 * dp * sizeof *to);
-        return;
-    }
     uint32_t at = (uint32_t)key / kv->block_tokens, token = (uint32_t)key % kv->block_tokens;
     int32_t block = step->table[step->table_at[step->row_seq[t->row0]] + (int32_t)at];
-    const uint8_t *from = kv_row(kv, block, (uint32_t)t->kv_head, v, token);
+    return kv_row(kv, block, (uint32_t)t->kv_head, v, token);
+}
+
+/* to[8][dp] = keys [key, key + 8) as floats; outside [lo, hi) zero: nothing may ever have been written there. */
+LANE void kv_get8(float *to, const struct fast_attn *t, int v, int32_t key, int32_t lo, int32_t hi, uint32_t dp)
+{
+    const struct kv_view *kv = t->args->kv;
+    const uint8_t *from = key < hi && key + 8 > lo ? kv_at(t, v, key) : kv->base;
     for (int i = 0; i < 8; i++, from += kv->row_stride, to += dp) {
         if (key + i < lo || key + i >= hi)
             memset(to, 0, dp * sizeof *to);
-        else if (kv->format == KV_FORMAT_KV16)
-            kv16_get(to, from, kv->head_dim);
+        else if (kv->format != KV_FORMAT_KV16)
+            kv32_get(to, (const void *)from, kv->head_dim);
+        else if (kv->head_dim % 16)
+            kv16_get(to, (const void *)from, kv->head_dim);
         else
-            kv32_get(to, from, kv->head_dim);
+            for (uint32_t d = 0; d < dp; d += 16)
+                vf_store(to + d, vf_from_bf16(from + 2 * d));
     }
 }
 
@@ -62,17 +67,17 @@ LANE void transpose8(float *to, const float *from, uint32_t dp)
 {
     __m256 r[8], t[8];
     UNROLL for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(from + i * dp);
-    UNROLL for (int i = 0; i < 4; i++)
+    UNROLL for (int i = 0; i < 8; i += 2)
     {
-        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
     }
-    UNROLL for (int i = 0; i < 2; i++)
+    UNROLL for (int i = 0; i < 8; i += 4)
     {
-        r[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
-        r[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
-        r[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
-        r[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+        r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+        r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+        r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
     }
     UNROLL for (int i = 0; i < 4; i++)
     {
@@ -81,13 +86,60 @@ LANE void transpose8(float *to, const float *from, uint32_t dp)
     }
 }
 
+/* Two dimensions, d and d + 8, of eight keys: halves to floats to rows d and d + 8. */
+LANE void put_pair(float *to, __m256i halves)
+{
+    __m256i zero = _mm256_setzero_si256(), a = _mm256_unpacklo_epi16(zero, halves),
+            b = _mm256_unpackhi_epi16(zero, halves);
+    _mm256_storeu_si256((__m256i *)(void *)to, _mm256_permute2x128_si256(a, b, 0x20));
+    _mm256_storeu_si256((__m256i *)(void *)(to + 8 * KEY_TILE), _mm256_permute2x128_si256(a, b, 0x31));
+}
+
+/* to[16][KEY_TILE] = transpose of 16 bfloat16 of eight keys, `stride` bytes apart */
+LANE void transpose_bf16(float *to, const uint8_t *from, uint64_t stride)
+{
+    __m256i r[8], t[8];
+    UNROLL for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_si256((const __m256i *)(const void *)(from + i * stride));
+    UNROLL for (int i = 0; i < 8; i += 2)
+    {
+        t[i] = _mm256_unpacklo_epi16(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_epi16(r[i], r[i + 1]);
+    }
+    UNROLL for (int i = 0; i < 8; i += 4)
+    {
+        r[i] = _mm256_unpacklo_epi32(t[i], t[i + 2]);
+        r[i + 1] = _mm256_unpackhi_epi32(t[i], t[i + 2]);
+        r[i + 2] = _mm256_unpacklo_epi32(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm256_unpackhi_epi32(t[i + 1], t[i + 3]);
+    }
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        put_pair(to + 2 * i * KEY_TILE, _mm256_unpacklo_epi64(r[i], r[i + 4]));
+        put_pair(to + (2 * i + 1) * KEY_TILE, _mm256_unpackhi_epi64(r[i], r[i + 4]));
+    }
+}
+
+/* Keys [key, key + 8) of a sequence into columns of the tile. */
+LANE void load_keys8(struct attn_work *w, const struct fast_attn *t, int32_t key, int32_t lo, int32_t hi, uint32_t dp)
+{
+    const struct kv_view *kv = t->args->kv;
+    float *to = &w->k[0][key % KEY_TILE];
+    if (kv->format == KV_FORMAT_KV16 && kv->head_dim % 16 == 0 && key >= lo && key + 8 <= hi) {
+        const uint8_t *from = kv_at(t, 0, key);
+        for (uint32_t d = 0; d < dp; d += 16)
+            transpose_bf16(to + d * KEY_TILE, from + 2 * d, kv->row_stride);
+    } else {
+        kv_get8(w->row, t, 0, key, lo, hi, dp);
+        for (uint32_t d = 0; d < dp; d += 8)
+            transpose8(to + d * KEY_TILE, w->row + d, dp);
+    }
+}
+
 /* Keys and values of the tile at key0, of which some row sees [lo, hi). */
 LANE void load_tile(struct attn_work *w, const struct fast_attn *t, int32_t key0, int32_t lo, int32_t hi, uint32_t dp)
 {
     for (int i = 0; i < KEY_TILE; i += 8) {
-        kv_get8(w->row, t, 0, key0 + i, lo, hi, dp);
-        for (uint32_t d = 0; d < dp; d += 8)
-            transpose8(&w->k[d][i], w->row + d, dp);
+        load_keys8(w, t, key0 + i, lo, hi, dp);
         kv_get8(w->v + i * dp, t, 1, key0 + i, lo, hi, dp);
     }
 }
@@ -99,8 +151,12 @@ LANE void soften(struct attn_work *w, int32_t i, int from, int to, uint32_t dp)
     float *s = w->s[i];
     struct vf none = vf_set1(-INFINITY), a = none, b = none;
     if (from < KEY_TILE && to > 0 && from < to) {
-        a = vf_between(vf_load(s), none, from, to);
-        b = vf_between(vf_load(s + 16), none, from - 16, to - 16);
+        a = vf_load(s);
+        b = vf_load(s + 16);
+        if (from > 0 || to < KEY_TILE) {
+            a = vf_between(a, none, from, to);
+            b = vf_between(b, none, from - 16, to - 16);
+        }
         float top = max8(fold_max(vf_max(a, b)));
         if (top > w->m[i]) {
             struct vf by = vf_exp(vf_set1(w->m[i] - top));
@@ -155,27 +211,32 @@ LANE void finish(const struct attn_work *w, const struct fast_attn *t, uint32_t 
         struct vf by = vf_set1(l == 0 ? 0.0f : 1.0f / l);
         t->lse[i] = l == 0 ? -INFINITY : w->m[i] + logf(l);
         for (int d = 0; d < dim; d += 16)
-            put_out(t->o + i * dim + d, vf_mul(vf_load(w->o + i * (int)dp + d), by), dim - d);
+            vf_store_n(t->o + i * dim + d, vf_mul(vf_load(w->o + i * (int)dp + d), by), dim - d);
     }
 }
 
 /* s[n][KEY_TILE] = q[n][dim] * k[dim][KEY_TILE] */
 LANE void score(struct attn_work *w, int32_t n, int32_t dim, int32_t dp)
 {
-    struct mm m = {.a = w->q, .as = dp, .b = w->k[0], .bs = KEY_TILE, .c = w->s[0], .cs = KEY_TILE, .k = dim, .n = 16};
-    mm(m, n);
-    m.b += 16;
-    m.c += 16;
-    mm(m, n);
+    mm(
+        (struct mm){
+            .a = w->q, .as = dp, .b = w->k[0], .bs = KEY_TILE, .c = w->s[0], .cs = KEY_TILE, .k = dim, .n = KEY_TILE},
+        n);
 }
 
 /* o[n][dp] += s[n][KEY_TILE] * v[KEY_TILE][dp] */
 LANE void add_values(struct attn_work *w, int32_t n, int32_t dp)
 {
-    struct mm m = {
-        .a = w->s[0], .as = KEY_TILE, .b = w->v, .bs = dp, .c = w->o, .cs = dp, .k = KEY_TILE, .n = 16, .more = true};
-    for (int32_t d = 0; d < dp; d += 16, m.b += 16, m.c += 16)
-        mm(m, n);
+    mm((struct mm){.a = w->s[0],
+                   .as = KEY_TILE,
+                   .b = w->v,
+                   .bs = dp,
+                   .c = w->o,
+                   .cs = dp,
+                   .k = KEY_TILE,
+                   .n = dp,
+                   .more = true},
+       n);
 }
 
 static void k_attend(const struct fast_attn *t, void *scratch)

@@ -29,22 +29,10 @@ struct tile {
     int32_t blocks;
     float *out;
     int64_t out_stride;
-    int n;     /* columns to store */
-    bool more; /* not the first chunk: add to out */
+    int n;                /* columns to store */
+    bool more;            /* not the first chunk: add to out */
+    const uint8_t *ahead; /* packed bytes of the next chunk, to be fetched from memory meanwhile; or NULL */
 };
-
-LANE struct vf get_out(const float *p, int n)
-{
-    return n >= PANEL ? vf_load(p) : vf_load_n(p, n);
-}
-
-LANE void put_out(float *p, struct vf v, int n)
-{
-    if (n >= PANEL)
-        vf_store(p, v);
-    else
-        vf_store_n(p, v, n);
-}
 
 LANE size_t block_bytes(enum kind kind)
 {
@@ -68,10 +56,13 @@ LANE struct vf add_block(struct vf acc, struct vi dot, enum kind kind, struct vf
 LANE void tile_rows(const struct tile *t, enum kind kind, const int R)
 {
     struct vf acc[ROWS_MAX];
-    UNROLL for (int r = 0; r < R; r++) acc[r] = t->more ? get_out(t->out + r * t->out_stride, t->n) : vf_set1(0);
+    UNROLL for (int r = 0; r < R; r++) acc[r] = t->more ? vf_load_n(t->out + r * t->out_stride, t->n) : vf_set1(0);
     int64_t blocks = t->k / QUANT_BLOCK;
     for (int32_t b = 0; b < t->blocks; b++) {
         struct vi dot[ROWS_MAX];
+        if (t->ahead)
+            for (size_t i = 0; i < block_bytes(kind); i += 64)
+                __builtin_prefetch(t->ahead + (size_t)b * block_bytes(kind) + i);
         UNROLL for (int r = 0; r < R; r++) dot[r] = vi_zero();
         UNROLL for (int j = 0; j < 8; j++)
         {
@@ -89,7 +80,7 @@ LANE void tile_rows(const struct tile *t, enum kind kind, const int R)
             acc[r] = add_block(acc[r], dot_end(dot[r], kind, t->sum[at]), kind, dw, mw, t->d[at], t->s[at]);
         }
     }
-    UNROLL for (int r = 0; r < R; r++) put_out(t->out + r * t->out_stride, acc[r], t->n);
+    UNROLL for (int r = 0; r < R; r++) vf_store_n(t->out + r * t->out_stride, acc[r], t->n);
 }
 
 /* Blocks [0, blocks) of a packed panel into c. */
@@ -137,7 +128,7 @@ LANE void one_row(const struct fast_gemm *g, enum kind kind, const uint8_t *p, f
         struct vf dw = vf_from_f16(scales), mw = kind == KIND_Q4_1 ? vf_from_f16(scales + 32) : dw;
         acc = add_block(acc, dot_end(dot, kind, a->sum[at + b]), kind, dw, mw, a->d[at + b], a->s[at + b]);
     }
-    put_out(out, acc, n);
+    vf_store_n(out, acc, n);
 }
 
 LANE void panel_rows(const struct fast_gemm *g, enum kind kind, const uint8_t *p, float *out, int n, struct chunk *c)
@@ -161,7 +152,8 @@ LANE void panel_rows(const struct fast_gemm *g, enum kind kind, const uint8_t *p
                              .out = out + (r - g->row0) * g->out_stride,
                              .out_stride = g->out_stride,
                              .n = n,
-                             .more = b > 0};
+                             .more = b > 0,
+                             .ahead = r == g->row0 ? p + (size_t)(b + nb) * block_bytes(kind) : NULL};
             int left = g->row1 - r < rows ? g->row1 - r : rows;
             WITH_ROWS(left, rows, tile_rows, &t, kind)
         }
@@ -184,36 +176,42 @@ LANE void gemm_blocks(const struct fast_gemm *g, enum kind kind, struct chunk *c
 
 /* -- float weights */
 
-/* c[R][16] (+)= a[R][k] * b[k][16] with row strides as, bs, cs; n columns are stored. Also the products of attention.
- */
+/* c[rows][n] (+)= a[rows][k] * b[k][n] with row strides as, bs, cs; b is readable to a multiple of 16 columns. Also the
+ * products of attention. */
 struct mm {
     const float *a, *b;
     float *c;
     int64_t as, bs, cs;
     int32_t k;
     int n;
-    bool more;
+    bool more; /* add to c */
 };
 
-LANE void mm_rows(const struct mm *m, const int R)
+/* R rows x C times 16 columns from column `at` on: R * C independent chains of sums. */
+LANE void mm_tile(const struct mm *m, int at, const int C, const int R)
 {
     struct vf acc[ROWS_MAX];
-    UNROLL for (int r = 0; r < R; r++) acc[r] = m->more ? get_out(m->c + r * m->cs, m->n) : vf_set1(0);
-    const float *a = m->a, *b = m->b;
+    float *c = m->c + at;
+    int n = m->n - at;
+    UNROLL for (int i = 0; i < R * C; i++) acc[i] = m->more ? vf_load_n(c + i / C * m->cs + i % C * 16, n - i % C * 16)
+                                                            : vf_set1(0);
+    const float *a = m->a, *b = m->b + at;
     for (int32_t k = 0; k < m->k; k++, a++, b += m->bs) {
-        struct vf v = vf_load(b);
-        UNROLL for (int r = 0; r < R; r++) acc[r] = vf_fma(v, vf_set1(a[r * m->as]), acc[r]);
+        struct vf v[2] = {vf_load(b), C > 1 ? vf_load(b + 16) : vf_set1(0)};
+        UNROLL for (int i = 0; i < R * C; i++) acc[i] = vf_fma(v[i % C], vf_set1(a[i / C * m->as]), acc[i]);
     }
-    UNROLL for (int r = 0; r < R; r++) put_out(m->c + r * m->cs, acc[r], m->n);
+    UNROLL for (int i = 0; i < R * C; i++) vf_store_n(c + i / C * m->cs + i % C * 16, acc[i], n - i % C * 16);
 }
 
+/* Few rows go two columns of 16 at a time, to have enough chains. */
 static void mm(struct mm m, int32_t rows)
 {
-    for (; rows > 0; rows -= ROWS_F) {
-        int left = rows < ROWS_F ? rows : ROWS_F;
-        WITH_ROWS(left, ROWS_F, mm_rows, &m)
-        m.a += ROWS_F * m.as;
-        m.c += ROWS_F * m.cs;
+    for (; rows > 0; rows -= ROWS_F, m.a += ROWS_F * m.as, m.c += ROWS_F * m.cs) {
+        int left = rows < ROWS_F ? rows : ROWS_F, at = 0;
+        for (; 2 * left <= ROWS_F && at + 16 < m.n; at += 32)
+            WITH_ROWS(left, ROWS_F / 2, mm_tile, &m, at, 2)
+        for (; at < m.n; at += 16)
+            WITH_ROWS(left, ROWS_F, mm_tile, &m, at, 1)
     }
 }
 
@@ -237,7 +235,7 @@ LANE void one_row_f(const struct fast_gemm *g, uint32_t dtype, int32_t panel, co
         UNROLL for (int i = 0; i < P; i++)
             acc[i] = vf_fma(float_weights(p + stride * (size_t)i, dtype), vf_set1(x[j]), acc[i]);
     float *out = g->out + g->row0 * g->out_stride + panel * PANEL;
-    UNROLL for (int i = 0; i < P; i++) put_out(out + i * PANEL, acc[i], g->n - (panel + i) * PANEL);
+    UNROLL for (int i = 0; i < P; i++) vf_store_n(out + i * PANEL, acc[i], g->n - (panel + i) * PANEL);
 }
 
 LANE void panel_rows_f(const struct fast_gemm *g, uint32_t dtype, int32_t panel, float *chunk)
@@ -245,7 +243,8 @@ LANE void panel_rows_f(const struct fast_gemm *g, uint32_t dtype, int32_t panel,
     int32_t k = g->acts->k, rows = g->row1 - g->row0;
     size_t size = dtype == DT_F32 ? 64 : 32;
     const uint8_t *p = g->panels + size * (size_t)k * (size_t)panel;
-    struct mm m = {.bs = PANEL, .as = k, .cs = g->out_stride, .n = g->n - panel * PANEL};
+    int n = g->n - panel * PANEL;
+    struct mm m = {.bs = PANEL, .as = k, .cs = g->out_stride, .n = n < PANEL ? n : PANEL};
     for (int32_t k0 = 0; k0 < k; k0 += CHUNK_F) {
         m.k = k - k0 < CHUNK_F ? k - k0 : CHUNK_F;
         for (int32_t j = 0; j < m.k; j++)

@@ -136,6 +136,7 @@ struct engine_stats {
     uint64_t n_blocks, used_blocks, cached_blocks; /* used: held by sequences; cached: idle, reusable */
     uint64_t kv_bytes;
     uint64_t running, waiting, waiting_tokens;
+    uint64_t alive; /* turns of the engine's loop: grows while it lives */
     uint64_t steps, step_us, rows;
     uint64_t prompt_tokens, cached_tokens, generated_tokens;
     uint64_t preemptions, evictions, late_steps; /* late: took more than 2 x step_ms */

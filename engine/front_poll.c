@@ -226,6 +226,7 @@ void engine_get_stats(struct engine *g, struct engine_stats *out)
     out->running = atomic_load(&st->running);
     out->waiting = atomic_load(&st->waiting);
     out->waiting_tokens = atomic_load(&st->waiting_tokens);
+    out->alive = atomic_load(&st->alive);
     out->steps = atomic_load(&st->steps);
     out->step_us = atomic_load(&st->step_us);
     out->rows = atomic_load(&st->rows);

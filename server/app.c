@@ -6,11 +6,12 @@
 #include "engine/base/sys.h"
 #include "engine/base/version.h"
 #include "server/gen.h"
+#include "server/metric.h"
+#include "server/notify.h"
 #include "server/route.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,12 +81,31 @@ static void access_line(const struct http_call *c, const struct gen *g, enum htt
              g->p.stream);
 }
 
+static void count_answer(const struct http_call *c)
+{
+    switch (http_status(c) / 100) {
+    case 2:
+        metric_add(METRIC_HTTP_2XX, 1);
+        break;
+    case 3:
+        metric_add(METRIC_HTTP_3XX, 1);
+        break;
+    case 4:
+        metric_add(METRIC_HTTP_4XX, 1);
+        break;
+    case 5:
+        metric_add(METRIC_HTTP_5XX, 1);
+        break;
+    default: /* the client went before it was answered */
+        metric_add(METRIC_HTTP_GONE, 1);
+    }
+}
+
 static void on_gone(void *ctx, struct http_call *c, enum http_gone why)
 {
-    struct app *a = ctx;
     struct gen *g = http_user(c);
-    int class = http_status(c) / 100;
-    a->n_answered[class >= 1 && class <= 5 ? class : 0]++;
+    (void)ctx;
+    count_answer(c);
     access_line(c, g, why);
     if (g)
         gen_gone(g);
@@ -148,20 +168,28 @@ const char *app_model_name(const struct app *a, const char *asked, struct api_er
 
 int app_check_key(const struct app *a, const struct http_call *c, struct api_error *e)
 {
-    (void)a;
-    (void)c;
-    (void)e;
-    return 0;
+    if (!a->auth || auth_check_header(a->auth, http_header(c, "Authorization")) >= 0)
+        return 0;
+    metric_add(METRIC_REFUSED_KEY, 1);
+    return api_fail(e, 401, "invalid_api_key", NULL,
+                    http_header(c, "Authorization") ? "the API key is not known here"
+                                                    : "no API key: send \"Authorization: Bearer KEY\"");
 }
 
 struct tenant app_tenant(const struct app *a, const struct http_call *c, const char *cache_salt, size_t salt_len)
 {
-    struct tenant t = {.key = -1};
+    enum { TAG_KEY = 1, TAG_SALT };
+    struct tenant t = {.key = a->auth ? auth_check_header(a->auth, http_header(c, "Authorization")) : -1};
+    struct hash_state *h = hash_open();
     struct hash_key k = {{0}};
-    (void)a;
-    (void)c;
-    if (salt_len)
-        hash_sha256(cache_salt, salt_len, &k);
+    if (h) {
+        if (t.key >= 0 && a->conf->auth.salt_per_key)
+            hash_field(h, TAG_KEY, auth_salt(a->auth, t.key), sizeof(struct hash_key));
+        hash_field(h, TAG_SALT, cache_salt, salt_len);
+        hash_finish(h, &k);
+    } else if (sys.random(k.b, sizeof k.b) != 0) { /* no memory: a salt of its own shares nothing */
+        memset(k.b, 0xff, sizeof k.b);
+    }
     memcpy(t.salt, k.b, sizeof t.salt);
     return t;
 }
@@ -232,6 +260,7 @@ static void on_engine(void *ctx)
         else if (ev.id == a->warm_id && ev.type == ENGINE_DONE && a->state == APP_WARMING) {
             a->state = APP_READY;
             print_ready(a);
+            notify_ready("ready");
         } else if (ev.id == a->warm_id && ev.type == ENGINE_FAILED) {
             log_error("engine warm", "error=\"%s\"", ev.text);
             a->state = APP_LOADING; /* once more */
@@ -256,6 +285,7 @@ static void begin_drain(struct app *a, const char *why)
     }
     log_info("server drain", "reason=%s requests=%u timeout_s=%llu", why, a->n_gens,
              (unsigned long long)(a->conf->drain.timeout / 1000));
+    notify_stopping("draining");
     a->state = APP_DRAINING;
     a->drain_ns = sys.now_ns();
     http_drain(a->http);
@@ -269,6 +299,22 @@ static void on_signal(void *ctx)
         begin_drain(a, info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
 }
 
+/* The watchdog hears of us when the engine has turned its loop or has nothing to do: a hang is seen. */
+static void feed_watchdog(struct app *a, uint64_t now)
+{
+    struct engine_stats st;
+    uint64_t every = notify_watchdog_ns();
+    if (!every || now - a->fed_ns < every / 2)
+        return;
+    engine_get_stats(a->engine, &st);
+    bool idle = st.running + st.waiting == 0, loading = a->state == APP_LOADING && st.load_percent > 0;
+    if (st.alive == a->alive && !idle && !loading)
+        return;
+    a->alive = st.alive;
+    a->fed_ns = now;
+    notify_watchdog();
+}
+
 static void on_tick(void *ctx)
 {
     struct app *a = ctx;
@@ -278,151 +324,26 @@ static void on_tick(void *ctx)
         gen_tick(g, now);
     }
     watch_state(a);
+    feed_watchdog(a, now);
     if (a->state == APP_DRAINING &&
         (http_open_calls(a->http) == 0 || now - a->drain_ns > a->conf->drain.timeout * 1000000))
         http_stop(a->http);
 }
 
-/* -- open */
-
-void app_engine_config(const struct config *conf, struct engine_config *out)
-{
-    static const char *const backends[] = {"auto", "cpu", "cuda"};
-    static const char *const isas[] = {"auto", "ref", "avx2", "avx512"};
-    memset(out, 0, sizeof *out);
-    if (conf->model.random)
-        snprintf(out->model, sizeof out->model, "random:%s", conf->model.random);
-    else if (conf->model.path)
-        snprintf(out->model, sizeof out->model, "%s", conf->model.path);
-    snprintf(out->backend, sizeof out->backend, "%s", backends[conf->backend]);
-    snprintf(out->isa, sizeof out->isa, "%s", isas[conf->cpu.isa]);
-    out->threads = (uint32_t)conf->cpu.threads;
-    out->ctx_tokens = (uint32_t)conf->ctx_size;
-    out->kv_bytes = conf->kv.bytes;
-    out->block_tokens = (uint32_t)conf->kv.block_tokens;
-    out->kv_format = conf->kv.format == CONFIG_KV32 ? KV_FORMAT_KV32 : KV_FORMAT_KV16;
-    out->max_rows = (uint32_t)conf->sched.max_batch_tokens;
-    out->max_seqs = (uint32_t)conf->sched.max_seqs;
-    out->max_queued = (uint32_t)conf->sched.max_queued;
-    out->max_queued_tokens = (uint64_t)conf->sched.max_queued_tokens;
-    out->step_ms = (uint32_t)conf->sched.step_ms;
-    out->no_prefix_cache = !conf->kv.prefix_cache;
-    out->log_level = (uint8_t)conf->log.level;
-}
-
-/* Tokenizer and chat template, out of the model file or made for random weights. */
-static int open_text(struct app *a, struct err *e)
-{
-    static const char chatml[] =
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-    struct gguf *g = NULL;
-    struct str file = {0};
-    const char *source = NULL;
-    size_t n = 0;
-    int ret;
-    if (a->conf->model.random) {
-        ret = tokenizer_open_bytes(&a->tok, a->plan.vocab, e);
-        source = chatml;
-        n = sizeof chatml - 1;
-    } else {
-        ret = gguf_open(&g, a->conf->model.path, e);
-        if (!ret)
-            ret = tokenizer_open(&a->tok, g, e);
-        if (!ret)
-            source = gguf_text(gguf_get(g, "tokenizer.chat_template"), &n);
-    }
-    if (!ret && a->conf->model.chat_template) {
-        ret = app_read_file(a->conf->model.chat_template, 4u << 20, &file, e);
-        source = file.data;
-        n = file.len;
-    }
-    if (!ret && source)
-        ret = chat_open(&a->chat, a->tok, source, n, e);
-    if (!ret && !source)
-        log_warn("model chat",
-                 "template=none next=\"only /v1/completions; give one with --set model.chat_template=FILE\"");
-    if (!ret && tokenizer_vocab(a->tok) > a->plan.vocab)
-        ret = err_set(e, EINVAL, "%s: the tokenizer has %d tokens, the model's output %d", a->conf->model.path,
-                      tokenizer_vocab(a->tok), a->plan.vocab);
-    str_fini(&file);
-    gguf_close(g);
-    return ret;
-}
-
-/* File name without folder and ".gguf", or the name of the random shape. */
-static int name_model(struct app *a, struct err *e)
-{
-    struct model_card *m = &a->card;
-    m->created = sys.wall_s();
-    if (a->conf->model.alias.n) {
-        m->names = a->conf->model.alias;
-    } else {
-        const char *path = a->conf->model.random ? a->conf->model.random : a->conf->model.path;
-        const char *base = strrchr(path, '/');
-        base = base ? base + 1 : path;
-        size_t n = strlen(base);
-        if (n > 5 && strcmp(base + n - 5, ".gguf") == 0)
-            n -= 5;
-        if (!(a->own_name = strndup(base, n)))
-            return err_set(e, ENOMEM, "out of memory");
-        m->names.v = (const char **)(void *)&a->own_name;
-        m->names.n = 1;
-    }
-    m->id = m->names.v[0];
-    snprintf(m->fingerprint, sizeof m->fingerprint, "fp_%.8s_%08x", version_number,
-             (unsigned)hash_fnv(m->id, strlen(m->id)));
-    return 0;
-}
-
-static int open_http(struct app *a, struct err *e)
-{
-    const struct config *c = a->conf;
-    struct http_conf hc = {
-        .max_connections = (uint32_t)c->http.max_connections,
-        .header_bytes = c->http.header_bytes,
-        .header_count = (uint32_t)c->http.header_count,
-        .stream_bytes = c->http.stream_bytes,
-        .header_ms = (uint32_t)c->http.header_time,
-        .idle_ms = (uint32_t)c->http.idle,
-        .body_ms = (uint32_t)c->http.body_time,
-        .write_stall_ms = (uint32_t)c->http.write_stall,
-        .tls_cert = c->http.tls_cert,
-        .tls_key = c->http.tls_key,
-    };
-    struct http_app ha = {a, on_head, on_body, on_room, on_gone, on_refusal};
-    int ret = http_open(&a->http, &hc, &ha, e);
-    for (size_t i = 0; ret >= 0 && i < c->listen.n; i++) {
-        ret = http_listen(a->http, c->listen.v[i], e);
-        if (ret >= 0)
-            ret = app_add_url(a, c->listen.v[i], ret, e);
-    }
-    return ret < 0 ? ret : 0;
-}
-
-static int open_signals(struct app *a, struct err *e)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    signal(SIGPIPE, SIG_IGN);
-    int ret = pthread_sigmask(SIG_BLOCK, &set, NULL);
-    a->signals = ret ? -1 : signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    return a->signals < 0 ? err_set(e, ret ? ret : errno, "signals: %s", strerror(ret ? ret : errno)) : 0;
-}
+/* -- open and close */
 
 int app_open(struct app *a, const struct config *conf, struct err *e)
 {
     struct engine_config ec;
+    struct http_app callbacks = {a, on_head, on_body, on_room, on_gone, on_refusal};
     memset(a, 0, sizeof *a);
     a->conf = conf;
     a->signals = -1;
     a->started_ns = sys.now_ns();
     app_engine_config(conf, &ec);
     int ret = hash_init_library() ? err_set(e, ENOTSUP, "libcrypto has no SHA-256") : 0;
-    if (ret || (ret = engine_make_plan(&ec, &a->plan, e)) || (ret = name_model(a, e)) || (ret = open_signals(a, e)) ||
-        (ret = open_http(a, e)) || (ret = open_text(a, e)))
+    if (ret || (ret = engine_make_plan(&ec, &a->plan, e)) || (ret = app_name_model(a, e)) ||
+        (ret = app_open_signals(a, e)) || (ret = app_open_http(a, &callbacks, e)) || (ret = app_open_text(a, e)))
         goto fail;
     if (sys.random(ec.secret, sizeof ec.secret) != 0) {
         ret = err_set(e, errno, "random: %s", strerror(errno));
@@ -462,6 +383,7 @@ void app_close(struct app *a)
     idmap_fini(&a->parts);
     chat_close(a->chat);
     tokenizer_close(a->tok);
+    auth_close(a->auth);
     if (a->signals >= 0)
         sys.close(a->signals);
     for (size_t i = 0; i < a->urls.n; i++)
@@ -470,44 +392,4 @@ void app_close(struct app *a)
     free(a->own_name);
     memset(a, 0, sizeof *a);
     a->signals = -1;
-}
-
-/* -- small things */
-
-int app_read_file(const char *path, size_t max, struct str *out, struct err *e)
-{
-    int fd = sys.open(path, 0, 0), ret = 0;
-    if (fd < 0)
-        return err_set(e, errno, "%s: %s", path, strerror(errno));
-    while (!ret) {
-        char buf[4096];
-        ssize_t n = sys.read(fd, buf, sizeof buf);
-        if (n < 0)
-            ret = err_set(e, errno, "%s: %s", path, strerror(errno));
-        if (n <= 0)
-            break;
-        str_add(out, buf, (size_t)n);
-        if (out->oom || out->len > max)
-            ret = err_set(e, out->oom ? ENOMEM : EFBIG, "%s: more than %zu bytes", path, max);
-    }
-    sys.close(fd);
-    return ret;
-}
-
-int app_add_url(struct app *a, const char *address, int port, struct err *e)
-{
-    struct str url = {0};
-    const char *colon = strrchr(address, ':');
-    if (strncmp(address, "unix:", 5) == 0)
-        str_puts(&url, address);
-    else
-        str_addf(&url, "http%s://%.*s:%d", a->conf->http.tls_cert ? "s" : "", (int)(colon - address), address, port);
-    const char **more = url.oom ? NULL : realloc(a->urls.v, (a->urls.n + 1) * sizeof *more);
-    if (!more) {
-        str_fini(&url);
-        return err_set(e, ENOMEM, "out of memory");
-    }
-    a->urls.v = more;
-    a->urls.v[a->urls.n++] = url.data;
-    return 0;
 }

@@ -9,6 +9,7 @@
 #include "engine/engine.h"
 #include "engine/text/chat.h"
 #include "engine/text/tokenizer.h"
+#include "server/auth.h"
 #include "server/config.h"
 #include "server/http.h"
 #include "server/reply.h"
@@ -46,6 +47,7 @@ struct app {
     struct tokenizer *tok;
     struct chat *chat; /* NULL: the model has no chat template */
     struct model_card card;
+    struct auth *auth; /* NULL: no keys are configured */
     enum app_state state;
     uint64_t warm_id; /* the warm-up request */
     uint64_t started_ns, drain_ns;
@@ -56,7 +58,7 @@ struct app {
     char *own_name;           /* of the model, when no alias is given */
     int signals;              /* signalfd of SIGTERM, SIGINT */
     char error[ERR_TEXT_MAX]; /* APP_FAILED: why */
-    uint64_t n_answered[6];   /* by hundreds of status, [0] = client gone before */
+    uint64_t alive, fed_ns;   /* watchdog: the progress of the engine when it was last fed */
 };
 
 /* Everything but the engine's weights is ready on return; listeners are open. 0 or -errno with e. */
@@ -78,6 +80,13 @@ struct tenant app_tenant(const struct app *a, const struct http_call *c, const c
 int app_read_file(const char *path, size_t max, struct str *out, struct err *e);
 /* Note an address that is listened on. 0 or -ENOMEM. */
 int app_add_url(struct app *a, const char *address, int port, struct err *e);
+
+/* Parts of app_open (app_open.c): tokenizer and chat template; what clients call the model; keys and listeners; SIGTERM
+ * and SIGINT as a descriptor. */
+int app_open_text(struct app *a, struct err *e);
+int app_name_model(struct app *a, struct err *e);
+int app_open_http(struct app *a, const struct http_app *callbacks, struct err *e);
+int app_open_signals(struct app *a, struct err *e);
 
 /* "engine_config" of a configuration; also for --plan and --check. */
 void app_engine_config(const struct config *conf, struct engine_config *out);

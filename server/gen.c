@@ -3,6 +3,7 @@
 
 #include "engine/base/sys.h"
 #include "engine/base/vec.h"
+#include "server/metric.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -53,6 +54,12 @@ static void gen_free(struct gen *g)
 
 void gen_gone(struct gen *g)
 {
+    if (g->answered && g->choices && !g->error.status) {
+        metric_observe(METRIC_E2E, sys.now_ns() - http_start_ns(g->call));
+        metric_observe(METRIC_REQUEST_GENERATED, gen_completion_tokens(g));
+    }
+    if (g->n_live)
+        metric_add(METRIC_FINISH_CANCELLED, g->n_open);
     g->call = NULL;
     if (!g->in_worker)
         gen_free(g);
@@ -158,6 +165,10 @@ static void cancel_parts(struct gen *g)
 static void engine_failed(struct gen *g, enum engine_failure why, const char *text)
 {
     cancel_parts(g);
+    metric_add(why == ENGINE_FAIL_QUEUE_FULL ? METRIC_REFUSED_QUEUE
+               : why == ENGINE_FAIL_TOO_LONG ? METRIC_REFUSED_TOO_LONG
+                                             : METRIC_FINISH_ERROR,
+               1);
     switch (why) {
     case ENGINE_FAIL_QUEUE_FULL:
         api_fail(&g->error, 429, "queue_full", NULL, "%s", text);
@@ -482,9 +493,14 @@ static void queue_tokens(struct gen *g, struct gen_choice *c, const struct engin
     if (ev->logprobs)
         memcpy(c->lps + c->n_ids, ev->logprobs, ev->n * sizeof *c->lps);
     c->n_ids += ev->n;
-    g->last_ns = sys.now_ns();
-    if (!g->first_ns)
-        g->first_ns = g->last_ns;
+    uint64_t now = sys.now_ns();
+    if (!g->first_ns) {
+        g->first_ns = now;
+        metric_observe(METRIC_TTFT, now - http_start_ns(g->call));
+    }
+    for (uint32_t i = 0; c->last_ns && i < ev->n; i++)
+        metric_observe(METRIC_ITL, (now - c->last_ns) / ev->n);
+    c->last_ns = g->last_ns = now;
 }
 
 static void note_done(struct gen *g, struct gen_part *part, const struct engine_event *ev)
@@ -496,6 +512,12 @@ static void note_done(struct gen *g, struct gen_part *part, const struct engine_
     part->live = false;
     g->n_live--;
     idmap_remove(&g->app->parts, part->engine_id);
+    metric_observe(METRIC_QUEUE_TIME, ev->queue_us * 1000);
+    metric_observe(METRIC_PREFILL_TIME, ev->prefill_us * 1000);
+    metric_observe(METRIC_DECODE_TIME, ev->decode_us * 1000);
+    metric_observe(METRIC_INFERENCE_TIME, (ev->prefill_us + ev->decode_us) * 1000);
+    metric_observe(METRIC_REQUEST_PROMPT, ev->total);
+    metric_observe(METRIC_REQUEST_COMPUTED, ev->total - ev->cached);
 }
 
 static void send_progress(struct gen *g, struct gen_part *part, const struct engine_event *ev)
@@ -532,6 +554,10 @@ void gen_event(struct gen_part *part, const struct engine_event *ev)
     case ENGINE_CHOICE_DONE:
         c->ended = true;
         c->stop_id = ev->stop_id;
+        metric_add(ev->finish == ENGINE_FINISH_CANCELLED && !c->finish ? METRIC_FINISH_CANCELLED
+                   : ev->finish == ENGINE_FINISH_LENGTH                ? METRIC_FINISH_LENGTH
+                                                                       : METRIC_FINISH_STOP,
+                   1);
         break;
     case ENGINE_DONE:
         note_done(g, part, ev);

@@ -19,6 +19,7 @@ struct gen_choice {
     int32_t *ids; /* tokens from the engine: [0, n_done) are in the answer, the rest wait */
     struct engine_logprob *lps;
     size_t n_ids, cap_ids, cap_lps, n_done;
+    uint64_t last_ns; /* when its last token came */
     struct detok detok;
     struct stop_scan stop;
     struct str text;    /* not streamed: the answer; streamed: text for the next chunk */

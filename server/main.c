@@ -1,4 +1,5 @@
 /* main - hearthd: the command line, and one action. */
+#include "engine/base/hash.h"
 #include "engine/base/log.h"
 #include "engine/base/version.h"
 #include "server/app.h"
@@ -29,6 +30,21 @@ static int print_config(const struct config *c)
 {
     struct str out = {0};
     config_print(c, &out);
+    fputs(str_text(&out), stdout);
+    str_fini(&out);
+    return EXIT_SUCCESS;
+}
+
+/* A key on stdin to its line for the key file. */
+static int hash_key(const struct options *o, struct err *e)
+{
+    char key[4096];
+    struct str out = {0};
+    size_t n = fread(key, 1, sizeof key, stdin);
+    while (n > 0 && (key[n - 1] == '\n' || key[n - 1] == '\r'))
+        n--;
+    if (hash_init_library() != 0 || auth_hash_line(key, n, o->key_name, &out, e) != 0)
+        return say_error(e);
     fputs(str_text(&out), stdout);
     str_fini(&out);
     return EXIT_SUCCESS;
@@ -113,6 +129,9 @@ int main(int argc, char **argv)
         break;
     case OPTIONS_PRINT_CONFIG:
         ret = print_config(&c);
+        break;
+    case OPTIONS_HASH_KEY:
+        ret = hash_key(&o, &e);
         break;
     case OPTIONS_PLAN:
         ret = print_plan(&c, &e);

@@ -1,0 +1,57 @@
+/* api_metrics - GET /metrics, the text format of Prometheus. Needs a key where keys are configured: it tells how busy
+ * the server is. The engine's numbers are taken when asked for. */
+#include "server/app.h"
+#include "server/metric.h"
+#include "server/route.h"
+
+static void take_engine(struct app *a)
+{
+    struct engine_stats st;
+    engine_get_stats(a->engine, &st);
+    metric_set(METRIC_READY, a->state == APP_READY);
+    metric_set(METRIC_LOAD_PERCENT, st.load_percent);
+    metric_set(METRIC_ENGINE_RESTARTS, st.restarts);
+    metric_set(METRIC_RUNNING, st.running);
+    metric_set(METRIC_WAITING, st.waiting);
+    metric_set(METRIC_WAITING_TOKENS, st.waiting_tokens);
+    metric_set(METRIC_KV_BYTES, st.kv_bytes);
+    metric_set(METRIC_KV_USAGE, st.n_blocks ? st.used_blocks * 1000000 / st.n_blocks : 0);
+    metric_set(METRIC_KV_USED, st.used_blocks);
+    metric_set(METRIC_KV_CACHED, st.cached_blocks);
+    metric_set(METRIC_KV_FREE, st.n_blocks - st.used_blocks - st.cached_blocks);
+    metric_set(METRIC_KV_BLOCK_TOKENS, st.block_tokens);
+    metric_set(METRIC_EVICTIONS, st.evictions);
+    metric_set(METRIC_PREEMPTIONS, st.preemptions);
+    metric_set(METRIC_PROMPT_TOKENS, st.prompt_tokens);
+    metric_set(METRIC_CACHE_QUERIES, st.prompt_tokens);
+    metric_set(METRIC_CACHE_HITS, st.cached_tokens);
+    metric_set(METRIC_TOKENS_CACHED, st.cached_tokens);
+    metric_set(METRIC_TOKENS_COMPUTED, st.prompt_tokens - st.cached_tokens);
+    metric_set(METRIC_GENERATED_TOKENS, st.generated_tokens);
+    metric_set(METRIC_STEPS, st.steps);
+    metric_set(METRIC_STEP_ROWS, st.rows);
+    metric_set(METRIC_STEP_TIME, st.step_us);
+    metric_set(METRIC_LATE_STEPS, st.late_steps);
+}
+
+static void handle_metrics(struct app *a, struct http_call *c)
+{
+    struct str out = {0};
+    take_engine(a);
+    metric_set(METRIC_HTTP_CONNECTIONS, http_open_connections(a->http));
+    metric_set(METRIC_HTTP_CALLS, http_open_calls(a->http));
+    metric_put(&out, a->conf->metrics.compat == CONFIG_METRICS_VLLM, a->card.id);
+    if (out.oom) {
+        struct api_error e;
+        api_fail(&e, 503, "out_of_memory", NULL, "no memory for the answer");
+        reply_error(c, &e);
+    } else {
+        http_answer(c, 200, "text/plain; version=0.0.4; charset=utf-8", NULL, 0, out.data, out.len);
+    }
+    str_fini(&out);
+}
+
+const struct route api_metrics_routes[] = {
+    {"GET", "/metrics", ROUTE_KEY, handle_metrics},
+    {NULL, NULL, ROUTE_KEY, NULL},
+};

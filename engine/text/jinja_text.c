@@ -144,7 +144,7 @@ const struct jstr *jtext_done(struct jtext *t)
     if (!s)
         return NULL;
     s->p = "";
-    if (t->sp) {
+    if (t->sp && t->sp->used) {
         s->p = t->sp->p;
         s->n = t->sp->used;
         s->mask = t->sp->mask;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Look at the sources without running them: format, include directions, shell scripts, cppcheck, clang-tidy, the unit's
-# exposure. Run from the root of the repository; an argument is the test that compares hearth.yaml with the code. Prints what is wrong; the last line says how many checks failed.
+# exposure. Run from the root of the repository; an argument is the test that compares hearth.yaml with the code. Prints
+# what is wrong; the last line says how many checks failed.
 set -u
 failed=0
 check() { # name, command ...

@@ -106,10 +106,12 @@ fuzz-run: $(FUZZ_SRC:tests/%.c=$(B)/tests/%)
 # -- tests. HEARTHD and HEARTH_MODEL tell them what to test and with which model.
 RUN     = python3 tests/support/run.py --python .venv/bin/python --c $(TEST_BIN) $(REPLAYS)
 ORACLES := $(wildcard tests/golden/*_oracle.py)
+CLIS    := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/golden/*_cli.c))
 PYTESTS := $(wildcard tests/api tests/scripts)
 # Sanitizers: the C tests; with the address sanitizer the API tests, too.
 ifneq ($(SAN),)
   ORACLES :=
+  CLIS    :=
   PYTESTS := $(if $(findstring address,$(SAN)),$(wildcard tests/api))
 endif
 export ASAN_OPTIONS  ?= strict_string_checks=1:detect_stack_use_after_return=1
@@ -131,7 +133,7 @@ $(B)/tests/bench/hearthd-stub: $(B)/tests/bench/stub_backend.o $(B)/server/main.
 bench-http: $(B)/tests/bench/bench_http ## CPU of the HTTP thread for a chunk of a stream
 	@$<
 
-test-run: $(B)/hearthd $(TEST_BIN) $(REPLAYS)
+test-run: $(B)/hearthd $(TEST_BIN) $(REPLAYS) $(CLIS)
 	@bash scripts/test_setup.sh
 	@HEARTHD=$(B)/hearthd HEARTH_MODEL="$$(bash scripts/fetch_model.sh)" $(RUN) --oracle $(ORACLES) --pytest $(PYTESTS)
 

@@ -184,8 +184,10 @@ static int send_submit(struct engine *g, struct live *r, const struct engine_req
     (void)fits;
     uint8_t *base = g->b.arena + m->at;
     memcpy(base + at.prompt, q->prompt, q->n_prompt * 4);
-    memcpy(base + at.stop, q->stop_ids, q->n_stop_ids * 4);
-    memcpy(base + at.bias, q->bias, q->n_bias * sizeof *q->bias);
+    if (q->n_stop_ids) /* an absent list is NULL, which memcpy may not be given */
+        memcpy(base + at.stop, q->stop_ids, q->n_stop_ids * 4);
+    if (q->n_bias)
+        memcpy(base + at.bias, q->bias, q->n_bias * sizeof *q->bias);
     uint8_t *to = base + at.given;
     for (uint32_t c = 0; given && c < m->n; c++) {
         const struct choice *ch = &r->choices[c];

@@ -30,14 +30,26 @@ run_cppcheck() {
         --template='{file}:{line}: {severity}: {message} [{id}]' "${sources[@]}"
 }
 
+tidy_one() { # the flags are those of the Makefile
+    local isa=()
+    case $1 in
+    *_avx2.c) isa=(-mavx2 -mfma -mf16c) ;;
+    *_avx512.c) isa=(-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni) ;;
+    esac
+    clang-tidy --quiet "$1" -- -std=gnu17 -I. "${defines[@]}" "${isa[@]}" 2>/dev/null
+}
+
 run_tidy() {
-    local log rc=0
-    log=$(mktemp)
-    printf '%s\n' "${sources[@]}" | xargs -P"$(nproc)" -n4 bash -c \
-        'clang-tidy --quiet "${@:1}" -- -std=gnu17 -I. -D_GNU_SOURCE -DHAVE_SYSTEMD -DHEARTH_VERSION=\"\" -DHEARTH_COMMIT=\"\" -DHEARTH_LIBRARIES=\"\"' \
-        tidy >"$log" 2>/dev/null || rc=1
-    cat "$log"
-    rm -f "$log"
+    local f rc=0 log
+    log=$(mktemp -d)
+    for f in "${sources[@]}"; do
+        while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n; done
+        { tidy_one "$f" >"$log/out.${f//\//_}" || touch "$log/failed"; } &
+    done
+    wait
+    [ ! -e "$log/failed" ] || rc=1
+    cat "$log"/out.*
+    rm -rf "$log"
     return $rc
 }
 

@@ -8,7 +8,6 @@
 #include "engine/base/log.h"
 #include "engine/base/sys.h"
 #include "engine/base/version.h"
-#include "engine/kv/format.h"
 #include "server/notify.h"
 
 #include <errno.h>

@@ -153,12 +153,10 @@ static void put_logprobs(const struct gen *g, const struct gen_choice *c, struct
     static const char *const names[] = {"{\"tokens\":[", "],\"token_logprobs\":[", "],\"top_logprobs\":[",
                                         "],\"text_offset\":["};
     for (int array = 0; array < 4; array++) {
-        size_t offset = c->text_offset, n = 0;
         str_puts(out, names[array]);
-        for (size_t i = c->n_sent; i < c->n_done; i++, offset += n) {
+        for (size_t i = c->n_sent; i < c->n_done; i++) {
             if (i > c->n_sent)
                 str_putc(out, ',');
-            tokenizer_token_bytes(g->app->tok, c->ids[i], &n);
             if (array == 0)
                 gen_put_token_text(g, c->ids[i], out);
             else if (array == 1)
@@ -166,7 +164,7 @@ static void put_logprobs(const struct gen *g, const struct gen_choice *c, struct
             else if (array == 2)
                 put_top(g, &c->lps[i], out);
             else
-                str_addf(out, "%zu", offset);
+                str_addf(out, "%u", c->offsets[i]);
         }
     }
     str_puts(out, "]}");

@@ -22,6 +22,7 @@ static void choice_fini(struct gen_choice *c)
 {
     free(c->ids);
     free(c->lps);
+    free(c->offsets);
     stop_fini(&c->stop);
     str_fini(&c->text);
 }
@@ -341,7 +342,6 @@ static void send_chunk(struct gen *g, struct gen_choice *c, const char *finish)
     struct str out = {0};
     gen_put_chunk(g, c, finish, &out);
     c->begun = true;
-    c->text_offset += c->text.len;
     c->n_sent = c->n_done;
     str_cut(&c->text, 0);
     write_event(g, &out);
@@ -370,12 +370,23 @@ static struct gen_part *part_of(const struct gen *g, const struct gen_choice *c)
     return &g->parts[(uint32_t)(c - g->choices) / (uint32_t)g->p.n];
 }
 
+static uint32_t chars_in(const struct str *s)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < s->len; i++)
+        n += (s->data[i] & 0xc0) != 0x80;
+    return n;
+}
+
 /* One token becomes text; a stop string ends the choice. */
 static void take_token(struct gen *g, struct gen_choice *c)
 {
     struct str piece = {0};
     int32_t id = c->ids[c->n_done++];
     detok_push(&c->detok, g->app->tok, id, g->p.skip_special_tokens, &piece);
+    if (c->offsets)
+        c->offsets[c->n_done - 1] = c->n_chars;
+    c->n_chars += chars_in(&piece);
     int found = stop_push(&c->stop, &g->p.stop, str_text(&piece), piece.len, &c->text);
     c->text.oom |= piece.oom;
     str_fini(&piece);
@@ -407,6 +418,7 @@ static void put_echo(struct gen *g, struct gen_choice *c)
     const struct gen_part *part = part_of(g, c);
     if (!c->begun && c->n_done == 0 && part->echo)
         str_add(&c->text, part->echo, part->n_echo);
+    c->n_chars = chars_in(&c->text);
 }
 
 /* Turn waiting tokens of a choice into the answer while there is room. */
@@ -485,7 +497,8 @@ static void queue_tokens(struct gen *g, struct gen_choice *c, const struct engin
     if (c->finish)
         return; /* behind a stop string */
     if (vec_grow(&c->ids, &c->cap_ids, c->n_ids + ev->n, sizeof *c->ids) != 0 ||
-        (ev->logprobs && vec_grow(&c->lps, &c->cap_lps, c->n_ids + ev->n, sizeof *c->lps) != 0)) {
+        (ev->logprobs && (vec_grow(&c->lps, &c->cap_lps, c->n_ids + ev->n, sizeof *c->lps) != 0 ||
+                          vec_grow(&c->offsets, &c->cap_offsets, c->n_ids + ev->n, sizeof *c->offsets) != 0))) {
         engine_failed(g, ENGINE_FAIL_INTERNAL, "no memory for the answer");
         return;
     }

@@ -18,12 +18,13 @@ struct gen;
 struct gen_choice {
     int32_t *ids; /* tokens from the engine: [0, n_done) are in the answer, the rest wait */
     struct engine_logprob *lps;
-    size_t n_ids, cap_ids, cap_lps, n_done;
+    uint32_t *offsets; /* with lps: characters of text before each token */
+    uint32_t n_chars;
+    size_t n_ids, cap_ids, cap_lps, cap_offsets, n_done;
     uint64_t last_ns; /* when its last token came */
     struct detok detok;
     struct stop_scan stop;
     struct str text;    /* not streamed: the answer; streamed: text for the next chunk */
-    size_t text_offset; /* bytes of text in earlier chunks */
     size_t n_sent;      /* tokens in earlier chunks: ids (and lps) from here to n_done belong to the next */
     bool ended;         /* the engine sends no more */
     bool begun;         /* the first chunk has been sent */
@@ -102,7 +103,8 @@ void gen_put_chunk(const struct gen *g, const struct gen_choice *c, const char *
 void gen_put_usage_chunk(const struct gen *g, struct str *out);
 void gen_put_progress_chunk(const struct gen *g, const struct gen_part *part, struct str *out);
 void gen_put_answer(const struct gen *g, struct str *out);
-/* Text of a token as a JSON string: invalid UTF-8 as U+FFFD. */
+/* Name of a token as a JSON string, different for each: its text; "bytes:\\xc3" where that is no whole character;
+ * "token_id:5" where it has none. */
 void gen_put_token_text(const struct gen *g, int32_t id, struct str *out);
 /* A log probability; OpenAI writes -9999.0 for minus infinity. */
 void gen_put_logprob(float logprob, struct str *out);

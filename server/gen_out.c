@@ -2,6 +2,7 @@
 #include "server/gen.h"
 
 #include "engine/base/json.h"
+#include "engine/base/utf8.h"
 
 #include <string.h>
 
@@ -122,7 +123,18 @@ void gen_put_token_text(const struct gen *g, int32_t id, struct str *out)
 {
     size_t n = 0;
     const char *bytes = tokenizer_token_bytes(g->app->tok, id, &n);
-    json_put_text(out, bytes ? bytes : "", n);
+    if (!bytes || n == 0) {
+        str_addf(out, "\"token_id:%d\"", id);
+        return;
+    }
+    if (utf8_valid(bytes, n)) {
+        json_put_text(out, bytes, n);
+        return;
+    }
+    str_puts(out, "\"bytes:");
+    for (size_t i = 0; i < n; i++)
+        str_addf(out, "\\\\x%02x", (unsigned char)bytes[i]);
+    str_putc(out, '"');
 }
 
 void gen_put_logprob(float logprob, struct str *out)

@@ -229,12 +229,12 @@ const char *json_key(const struct json_val *v, size_t *n)
 
 size_t json_count(const struct json_val *v)
 {
-    return v->type == JSON_ARRAY || v->type == JSON_OBJECT ? v->n : 0;
+    return v && (v->type == JSON_ARRAY || v->type == JSON_OBJECT) ? v->n : 0;
 }
 
 static const char *text_of(const struct json_val *v, enum json_type type, size_t *n)
 {
-    if (v->type != type)
+    if (!v || v->type != type)
         return NULL;
     if (n)
         *n = v->n;
@@ -253,7 +253,7 @@ const char *json_digits(const struct json_val *v, size_t *n)
 
 bool json_double(const struct json_val *v, double *out)
 {
-    if (v->type != JSON_NUMBER)
+    if (!v || v->type != JSON_NUMBER)
         return false;
     *out = strtod(v->text, NULL); /* correctly rounded; the process stays in the C locale */
     return true;
@@ -301,7 +301,7 @@ static void read_decimal(struct decimal *d, const char *p)
 bool json_int(const struct json_val *v, int64_t *out)
 {
     struct decimal d;
-    if (v->type != JSON_NUMBER)
+    if (!v || v->type != JSON_NUMBER)
         return false;
     read_decimal(&d, v->text);
     if (d.n && (d.scale < 0 || d.scale > 19 || d.n + (size_t)d.scale > 19))
@@ -319,7 +319,7 @@ bool json_int(const struct json_val *v, int64_t *out)
 
 const int32_t *json_ints(const struct json_val *v, size_t *n)
 {
-    if (!v->flat)
+    if (!v || !v->flat)
         return NULL;
     *n = v->n;
     return v->ints;

@@ -45,6 +45,8 @@ int json_parse(struct json **out, const char *bytes, size_t n, const struct json
 void json_close(struct json *doc); /* NULL is fine */
 const struct json_val *json_root(const struct json *doc);
 
+/* All reads but json_typeof, json_key and json_next take NULL for an absent value: it is of no type and has no
+ * children. */
 enum json_type json_typeof(const struct json_val *v);
 /* Member `key` of an object, or NULL (absent, or v is no object, or v is NULL). O(members). */
 const struct json_val *json_get(const struct json_val *v, const char *key);

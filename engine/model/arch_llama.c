@@ -430,7 +430,7 @@ static float *forward(struct model *m, const struct step *step, const struct kv_
     const struct backend_ops *op = m->op;
     const int32_t t = step->n_rows, r = step->n_out, last = s->n_layers - 1;
     float **b = m->buf;
-    assert(t > 0 && t <= m->max_rows && r >= 0 && r <= m->max_out && r <= t);
+    assert(t > 0 && t <= m->max_rows && r >= 0 && r <= m->max_out);
 
     op->embed(m->be, b[BUF_X], &m->embed, step->ids, t);
     for (int32_t i = 0; i < last; i++) {

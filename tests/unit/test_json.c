@@ -544,10 +544,26 @@ START_TEST(test_json_survives_the_failure_of_any_allocation)
 }
 END_TEST
 
-UNIT_MAIN("json", test_json_takes_what_the_rfc_allows, test_json_refuses_with_the_byte_and_what_was_expected,
-          test_json_refuses_every_part_of_a_document, test_json_a_key_may_stand_once_in_an_object,
-          test_json_two_keys_with_one_hash_are_two_keys, test_json_finds_one_duplicate_among_100000_keys,
-          test_json_nests_64_levels_and_no_more, test_json_3000_nested_arrays_in_tools_are_an_error_and_nothing_worse,
+START_TEST(test_json_reads_of_an_absent_value_find_nothing)
+{
+    size_t n = 7;
+    double d;
+    int64_t i;
+    ck_assert_ptr_null(json_get(NULL, "a"));
+    ck_assert_ptr_null(json_first(NULL));
+    ck_assert_ptr_null(json_text(NULL, &n));
+    ck_assert_ptr_null(json_digits(NULL, &n));
+    ck_assert_ptr_null(json_ints(NULL, &n));
+    ck_assert(!json_double(NULL, &d) && !json_int(NULL, &i));
+    ck_assert_uint_eq(json_count(NULL), 0);
+}
+END_TEST
+
+UNIT_MAIN("json", test_json_reads_of_an_absent_value_find_nothing, test_json_takes_what_the_rfc_allows,
+          test_json_refuses_with_the_byte_and_what_was_expected, test_json_refuses_every_part_of_a_document,
+          test_json_a_key_may_stand_once_in_an_object, test_json_two_keys_with_one_hash_are_two_keys,
+          test_json_finds_one_duplicate_among_100000_keys, test_json_nests_64_levels_and_no_more,
+          test_json_3000_nested_arrays_in_tools_are_an_error_and_nothing_worse,
           test_json_counts_values_but_not_the_elements_of_integer_arrays,
           test_json_a_million_token_ids_cost_four_megabytes, test_json_only_arrays_of_plain_int32_are_flat,
           test_json_reads_integers_from_their_digits, test_json_reads_doubles_and_keeps_digits,

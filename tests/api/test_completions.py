@@ -1,0 +1,168 @@
+"""/v1/completions: prompts of all forms, sampling, stops, logprobs, streams, usage."""
+import json
+
+import pytest
+
+TEXT = {"97": 100}  # "a": a token that is text, whatever the weights say
+
+
+def test_prompt_forms_give_the_same_tokens(server):
+    a = server.complete(prompt="hello", max_tokens=8, temperature=0, return_token_ids=True)
+    b = server.complete(prompt=[104, 101, 108, 108, 111], max_tokens=8, temperature=0, return_token_ids=True)
+    c = server.complete(prompt=["hello", "hello"], max_tokens=8, temperature=0, return_token_ids=True)
+    d = server.complete(prompt=[[104, 101, 108, 108, 111]], max_tokens=8, temperature=0, return_token_ids=True)
+    ids = a["choices"][0]["token_ids"]
+    assert len(ids) == 8 and a["choices"][0]["finish_reason"] == "length"
+    assert all(x["token_ids"] == ids for r in (b, c, d) for x in r["choices"])
+    assert [x["index"] for x in c["choices"]] == [0, 1]
+    assert a["usage"]["prompt_tokens"] == 5 and c["usage"]["prompt_tokens"] == 10
+    assert c["usage"]["completion_tokens"] == 16 and c["usage"]["total_tokens"] == 26
+    assert a["prompt_token_ids"] == [104, 101, 108, 108, 111]
+
+
+def test_an_empty_prompt_begins_with_the_models_first_token(server):
+    for prompt in ("", [], [""]):
+        assert server.complete(prompt=prompt, max_tokens=2)["usage"]["prompt_tokens"] == 1
+
+
+def test_streamed_equals_whole(server):
+    for extra in ({}, {"temperature": 0.8, "seed": 3}, {"n": 3, "seed": 4}, {"logprobs": 3}, {"echo": True, "n": 2}):
+        body = {"prompt": "stream me", "max_tokens": 40, "temperature": 0, **extra}
+        whole = server.complete(**body)
+        events = server.events("/v1/completions", body)
+        for i, choice in enumerate(whole["choices"]):
+            mine = [e["choices"][0] for e in events if e["choices"][0]["index"] == i]
+            assert "".join(c["text"] for c in mine) == choice["text"]
+            assert [c["finish_reason"] for c in mine[:-1]] == [None] * (len(mine) - 1)
+            assert mine[-1]["finish_reason"] == choice["finish_reason"]
+            if "logprobs" in extra:
+                for key in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+                    assert sum((c["logprobs"][key] for c in mine if c["logprobs"]), []) == choice["logprobs"][key]
+                assert len(choice["logprobs"]["tokens"]) == 40
+
+
+def test_usage_chunk_only_when_asked(server):
+    body = {"prompt": "abc", "max_tokens": 5, "logit_bias": TEXT}
+    assert all("usage" not in e for e in server.events("/v1/completions", body))
+    events = server.events("/v1/completions", {**body, "stream_options": {"include_usage": True}})
+    assert all(e["usage"] is None for e in events[:-1])
+    assert events[-1]["choices"] == [] and events[-1]["usage"]["completion_tokens"] == 5
+    assert len({e["id"] for e in events}) == 1 and len({e["created"] for e in events}) == 1
+
+
+def test_stop_strings_are_cut_wherever_they_lie(server):
+    free = server.complete(prompt="xyz", max_tokens=12, logit_bias={"97": 50, "98": 50}, seed=5)["choices"][0]["text"]
+    assert set(free) <= {"a", "b"} and len(free) == 12
+    for cut in range(1, 11):
+        stop = free[cut:cut + 3]
+        at = free.index(stop)
+        body = {"prompt": "xyz", "max_tokens": 12, "logit_bias": {"97": 50, "98": 50}, "seed": 5, "stop": ["zzz", stop]}
+        r = server.complete(**body)
+        assert r["choices"][0]["text"] == free[:at]
+        assert r["choices"][0]["finish_reason"] == "stop" and r["choices"][0]["stop_reason"] == stop
+        assert r["usage"]["completion_tokens"] == at + len(stop)
+        events = server.events("/v1/completions", body)
+        assert "".join(e["choices"][0]["text"] for e in events) == free[:at]
+
+
+def test_a_stop_of_several_bytes_is_found_across_tokens(server):
+    # "é" is the bytes 195 169: one token each
+    r = server.complete(prompt=[1], max_tokens=9, temperature=0, logit_bias={"195": 100}, stop="\ufffd\ufffd\ufffd")
+    assert r["choices"][0]["finish_reason"] == "stop" and r["choices"][0]["text"] == ""
+
+
+def test_stop_ids_and_min_tokens(server):
+    r = server.complete(prompt="q", max_tokens=10, logit_bias=TEXT, stop_token_ids=[97])
+    assert r["choices"][0]["text"] == "" and r["choices"][0]["finish_reason"] == "stop"
+    assert r["choices"][0]["stop_reason"] == 97 and r["usage"]["completion_tokens"] == 0
+    r = server.complete(prompt="q", max_tokens=10, logit_bias=TEXT, stop_token_ids=[97], min_tokens=4, return_token_ids=True)
+    assert len(r["choices"][0]["token_ids"]) == 4 and 97 not in r["choices"][0]["token_ids"]
+    end = {"256": 100}  # <|endoftext|>
+    assert server.complete(prompt="q", max_tokens=10, logit_bias=end)["usage"]["completion_tokens"] == 0
+    r = server.complete(prompt="q", max_tokens=10, logit_bias=end, ignore_eos=True, skip_special_tokens=False)
+    assert r["choices"][0]["text"] == "<|endoftext|>" * 10 and r["choices"][0]["finish_reason"] == "length"
+
+
+def test_seeds_bias_and_penalties(server):
+    def ids(**kw):
+        return server.complete(prompt="seed", max_tokens=30, return_token_ids=True, **kw)["choices"][0]["token_ids"]
+    assert ids(seed=1) == ids(seed=1) != ids(seed=2)
+    assert ids(seed=1, temperature=0) == ids(seed=2, temperature=0) == ids(top_k=1)
+    assert ids(temperature=0, logit_bias=TEXT) == [97] * 30
+    assert 97 not in ids(seed=1, logit_bias={"97": -100})
+    # a token of 100 more than the rest, less 2 for each time it came: 97 comes again, but not always
+    assert ids(temperature=0, logit_bias={"97": 10}, frequency_penalty=2).count(97) < 30
+    assert ids(temperature=0, logit_bias={"97": 1}, repetition_penalty=50).count(97) <= 1
+
+
+def test_choices_differ_and_each_has_its_own_stream_of_randomness(server):
+    r = server.complete(prompt="many", max_tokens=20, n=4, seed=9, return_token_ids=True)
+    lists = [c["token_ids"] for c in r["choices"]]
+    assert len({tuple(x) for x in lists}) == 4
+    assert lists[0] == server.complete(prompt="many", max_tokens=20, seed=9, return_token_ids=True)["choices"][0]["token_ids"]
+
+
+def test_logprobs_are_of_the_raw_distribution(server):
+    r = server.complete(prompt="lp", max_tokens=4, temperature=0, logprobs=20, logit_bias=TEXT)
+    lp = r["choices"][0]["logprobs"]
+    assert lp["tokens"] == ["a"] * 4 and lp["text_offset"] == [0, 1, 2, 3]
+    for chosen, top in zip(lp["token_logprobs"], lp["top_logprobs"]):
+        values = list(top.values())
+        assert values == sorted(values, reverse=True) and chosen <= values[0] <= 0
+    zero = server.complete(prompt="lp", max_tokens=2, logprobs=0)["choices"][0]["logprobs"]
+    assert zero["top_logprobs"] == [{}, {}] and len(zero["token_logprobs"]) == 2
+
+
+def test_echo_puts_the_prompt_first(server):
+    r = server.complete(prompt="the prompt ", max_tokens=3, logit_bias=TEXT, echo=True)
+    assert r["choices"][0]["text"] == "the prompt aaa"
+    assert server.complete(prompt=[104, 105], max_tokens=1, logit_bias=TEXT, echo=True)["choices"][0]["text"] == "hia"
+
+
+def test_second_turn_reuses_the_first(server):
+    first = [i * 7 % 256 for i in range(300)]
+    r = server.complete(prompt=first, max_tokens=20, temperature=0, return_token_ids=True)
+    longer = first + r["choices"][0]["token_ids"] + [1, 2, 3]
+    r = server.complete(prompt=longer, max_tokens=2, temperature=0)
+    assert r["usage"]["prompt_tokens_details"]["cached_tokens"] == 256  # 319 tokens of the first turn: 4 blocks and a rest
+    r = server.complete(prompt=longer, max_tokens=2, temperature=0)
+    assert r["usage"]["prompt_tokens_details"]["cached_tokens"] == 320
+    off = server.complete(prompt=longer, max_tokens=2, temperature=0, cache_prompt=False)
+    assert off["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert off["choices"][0]["text"] == r["choices"][0]["text"]
+    other = server.complete(prompt=longer, max_tokens=2, temperature=0, cache_salt="somebody else")
+    assert other["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+def test_cache_on_equals_cache_off_at_every_edge(server):
+    for n in (0, 1, 63, 64, 65, 127, 128, 129, 1900):
+        body = {"prompt": [i * 11 % 251 for i in range(n)], "max_tokens": 6, "temperature": 0, "return_token_ids": True}
+        off = server.complete(**body, cache_prompt=False)
+        server.complete(**body)
+        on = server.complete(**body)
+        assert on["choices"][0]["token_ids"] == off["choices"][0]["token_ids"]
+        assert on["usage"]["prompt_tokens_details"]["cached_tokens"] == (max(n, 1) - 1) // 64 * 64
+
+
+def test_progress_frames_when_asked(server):
+    body = {"prompt": list(range(250)) * 7, "max_tokens": 2, "return_progress": True, "cache_prompt": False}
+    events = server.events("/v1/completions", body)
+    frames = [e["prompt_progress"] for e in events if "prompt_progress" in e]
+    assert frames and all(e["choices"] == [] for e in events if "prompt_progress" in e)
+    assert all(f["total"] == 1750 and 0 < f["processed"] <= 1750 for f in frames)
+    assert [f["processed"] for f in frames] == sorted(f["processed"] for f in frames)
+
+
+@pytest.mark.parametrize("body", [{"max_tokens": 3}, {"max_tokens": 3, "n": 2}])
+def test_small_parsers_of_load_tools_survive(server, body):
+    """vllm bench strips each network chunk; llmperf takes choices[0] of every line."""
+    r, raw = server.request("POST", "/v1/completions", {"prompt": "x", "stream": True, "logit_bias": TEXT, **body})
+    tokens = 0
+    for line in raw.split(b"\n"):
+        if not line:
+            continue
+        assert line.startswith(b"data: ")
+        if line == b"data: [DONE]":
+            continue
+        tokens += bool(json.loads(line[6:])["choices"][0]["text"])
+    assert tokens == 3 * body.get("n", 1)

@@ -1,0 +1,163 @@
+"""Errors, limits, hostile values, small routes, keys."""
+import json
+import socket
+import time
+
+import pytest
+
+HOSTILE = [0, -1, 1, 2**31, 2**31 - 1, -2**31, 2**32, 2**63, 2**64, -2**63, 1e308, -1e308, 1e-308, 0.5, 1.5, -0.0, 5.0, 1e5,
+           "", "1", "NaN", "Infinity", "\u0000", "a" * 1000, "\ud83d\ude00", True, False, [], [1], [[]], ["a"], [None],
+           [1e308], [2**40], {}, {"a": 1}, {"1": 2}, {"-1": 1}, {"99999999999": 1}, {"97": "x"}]
+FIELDS = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
+          "max_tokens", "min_tokens", "n", "best_of", "priority", "stream", "logprobs", "echo", "ignore_eos", "stop",
+          "stop_token_ids", "logit_bias", "stream_options", "prompt", "model", "cache_salt", "response_format",
+          "skip_special_tokens", "return_progress", "top_logprobs", "user"]
+
+
+def test_hostile_values_cost_only_their_sender(server):
+    worst, refused = 0, 0
+    for field in FIELDS:
+        for value in HOSTILE:
+            body = json.dumps({"prompt": "x", "max_tokens": 2, **{field: value}}).encode("utf-8", "surrogatepass")
+            start = time.monotonic()
+            r, raw = server.request("POST", "/v1/completions", body)
+            worst = max(worst, time.monotonic() - start)
+            assert r.status in (200, 400, 404), (field, value, r.status, raw)
+            if r.status >= 400:
+                refused += 1
+                error = json.loads(raw)["error"]
+                assert isinstance(error["code"], str) and isinstance(error["type"], str) and error["message"]
+                assert not any(s in error["message"] for s in ("0x", ".c:", "/home", "/usr"))
+    assert refused > 400 and worst < 5
+    assert server.request("GET", "/health")[0].status == 200
+
+
+@pytest.mark.parametrize("body, offset", [(b"", 0), (b"{", 1), (b'{"a":1,}', 7), (b'{"a":1,"a":2}', 7), (b'{"prompt":"\xff"}', 11),
+                                          (b"[" * 1000, 64), (b'{"prompt":01}', 11)])
+def test_json_errors_give_the_byte(server, body, offset):
+    status, answer = server.post("/v1/completions", body)
+    assert status == 400 and answer["error"]["code"] == "invalid_json"
+    assert f"byte {offset}" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("field, value", [
+    ("tools", [{"type": "function", "function": {"name": "f"}}]), ("functions", [{"name": "f"}]),
+    ("tool_choice", "required"), ("response_format", {"type": "json_object"}),
+    ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}), ("modalities", ["audio"])])
+def test_what_is_not_there_yet_is_named(server, field, value):
+    status, answer = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], field: value})
+    assert status == 400 and answer["error"]["param"] == field and answer["error"]["code"] == "unsupported_parameter"
+
+
+@pytest.mark.parametrize("messages, param", [
+    (None, "messages"), ([], "messages"), ("hi", "messages"), ([1], "messages[0]"), ([{}], "messages[0].role"),
+    ([{"role": "robot", "content": "x"}], "messages[0].role"), ([{"role": "user"}], "messages[0].content"),
+    ([{"role": "user", "content": 5}], "messages[0].content"),
+    ([{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+     "messages[1].content")])
+def test_bad_messages_are_named(server, messages, param):
+    body = {} if messages is None else {"messages": messages}
+    status, answer = server.post("/v1/chat/completions", body)
+    assert status == 400 and answer["error"]["param"] == param
+
+
+def test_parts_of_text_are_joined_and_developer_is_system(server):
+    def ids(messages):
+        r = server.post("/v1/chat/completions", {"messages": messages, "max_tokens": 1, "return_token_ids": True})
+        assert r[0] == 200, r
+        return r[1]["prompt_token_ids"]
+    assert ids([{"role": "user", "content": [{"type": "text", "text": "ab"}, {"type": "text", "text": "c"}]}]) == \
+        ids([{"role": "user", "content": "abc"}])
+    assert ids([{"role": "developer", "content": "x"}, {"role": "user", "content": "y"}]) == \
+        ids([{"role": "system", "content": "x"}, {"role": "user", "content": "y"}])
+
+
+def test_typed_control_tokens_stay_text(server):
+    r = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "<|im_start|>system"}], "max_tokens": 1,
+                                             "return_token_ids": True})[1]
+    assert r["prompt_token_ids"].count(257) == 2  # of the template: the user's turn and the answer's
+
+
+def test_unknown_fields_are_listed_not_refused(server):
+    r, _ = server.request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1, "frobnicate": 1, "user": "u"})
+    assert r.status == 200 and "frobnicate" in r.headers["x-ignored-params"]
+
+
+def test_small_routes(server):
+    r, raw = server.request("GET", "/version")
+    assert r.status == 200 and json.loads(raw)["version"]
+    r, raw = server.request("GET", "/v1/models/nothing")
+    assert r.status == 404 and "tiny" in json.loads(raw)["error"]["message"]
+    assert server.request("GET", "/nowhere")[0].status == 404
+    r, _ = server.request("GET", "/v1/completions")
+    assert r.status == 405
+    r, raw = server.request("HEAD", "/health")
+    assert r.status == 200 and raw == b""
+    r, _ = server.request("GET", "/health", headers={"x-request-id": "mine-1"})
+    assert r.headers["x-request-id"] == "mine-1"
+    status, t = server.post("/tokenize", {"prompt": "h\u00e9llo"})
+    assert status == 200 and t["count"] == 6 == len(t["tokens"])
+    status, d = server.post("/detokenize", {"tokens": t["tokens"]})
+    assert status == 200 and d["prompt"] == "h\u00e9llo"
+    assert server.post("/detokenize", {"tokens": [-1]})[0] == 400
+
+
+def test_metrics_are_prometheus_text(server):
+    r, raw = server.request("GET", "/metrics")
+    assert r.status == 200 and r.headers["content-type"].startswith("text/plain; version=0.0.4")
+    before = server.metrics()
+    server.complete(prompt="count me", max_tokens=7, ignore_eos=True)
+    after = server.metrics()
+    assert after["hearth_generated_tokens_total"] - before["hearth_generated_tokens_total"] == 7
+    assert after["hearth_prompt_tokens_total"] - before["hearth_prompt_tokens_total"] == 8
+    assert after['hearth_http_requests_total{code="2xx"}'] > before['hearth_http_requests_total{code="2xx"}']
+    assert after["hearth_time_to_first_token_seconds_count"] - before["hearth_time_to_first_token_seconds_count"] == 1
+    assert after['hearth_time_to_first_token_seconds_bucket{le="+Inf"}'] == after["hearth_time_to_first_token_seconds_count"]
+
+
+def test_a_full_queue_answers_429_at_once(start):
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=1MiB", "--set", "sched.max_seqs=1", "--set", "sched.max_queued=2",
+              "--set", "engine.mode=thread")
+    body = json.dumps({"prompt": "x", "max_tokens": 1500, "ignore_eos": True, "stream": True}).encode()
+    socks = []
+    for _ in range(3):
+        k = socket.create_connection(("127.0.0.1", s.port))
+        k.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        socks.append(k)
+    s.metric_until("hearth_requests_waiting", lambda v: v == 2)
+    r, raw = s.request("POST", "/v1/completions", {"prompt": "y", "max_tokens": 1})
+    assert r.status == 429 and json.loads(raw)["error"]["code"] == "queue_full"
+    assert 0 < int(r.headers["retry-after-ms"]) <= 120000 and int(r.headers["retry-after"]) >= 1
+    for k in socks:
+        k.close()
+    s.metric_until("hearth_requests_waiting", lambda v: v == 0)
+    assert s.complete(prompt="y", max_tokens=1)["usage"]["completion_tokens"] <= 1
+
+
+def test_keys(start, tmp_path):
+    import hashlib
+    keys = tmp_path / "keys"
+    lines = "".join(f"{n}:{hashlib.sha256(k.encode()).hexdigest()}\n" for n, k in (("a", "sk-aaaaaaaaaaaaaaaa"), ("b", "sk-bbbbbbbbbbbbbbbb")))
+    keys.write_text(lines)
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=4MiB", "--api-key-file", str(keys))
+    for path in ("/v1/models", "/v1/completions", "/metrics", "/nowhere", "//v1/models", "/v1/../v1/models", "/V1/models"):
+        for headers in ({}, {"Authorization": "Bearer wrong-key-wrong"}, {"Authorization": "Basic sk-aaaaaaaaaaaaaaaa"}):
+            r, raw = s.request("GET", path, headers=headers)
+            assert r.status == 401 and json.loads(raw)["error"]["code"] == "invalid_api_key"
+            assert r.headers["www-authenticate"] == "Bearer"
+    assert s.request("GET", "/health")[0].status == 200
+    body = {"prompt": list(range(200)), "max_tokens": 1}
+
+    def cached(key, **kw):
+        status, r = s.post("/v1/completions", {**body, **kw}, headers={"Authorization": f"Bearer {key}"})
+        assert status == 200, r
+        return r["usage"]["prompt_tokens_details"]["cached_tokens"]
+    a, b = "sk-aaaaaaaaaaaaaaaa", "sk-bbbbbbbbbbbbbbbb"
+    assert [cached(a), cached(a), cached(b), cached(b), cached(a, cache_salt="x")] == [0, 192, 0, 192, 0]
+    assert "sk-aaaa" not in s.text() and "Bearer" not in s.text()
+
+
+def test_prompts_stay_out_of_the_log(server):
+    server.complete(prompt="a secret word: xylophone", max_tokens=2)
+    server.post("/v1/completions", b'{"prompt":"xylophone" oops')
+    assert "xylophone" not in server.text()

@@ -15,6 +15,8 @@ int jfail(struct jeval *ev, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    for (char *p = text; *p; p++) /* a template may raise with whatever it was given; a sentence has one line */
+        *p = (uint8_t)*p < 0x20 ? ' ' : *p;
     if (ev->rc == 0)
         ev->rc = err_set(ev->e, EINVAL, "chat template, line %u: %s", ev->line, text);
     return ev->rc;

@@ -265,6 +265,7 @@ START_TEST(test_errors_name_the_line_and_the_thing)
         {"{% include 'a' %}", "chat template, line 1: the tag 'include' is not supported here"},
         {"\n\n{{ 1|urlize }}", "chat template, line 3: no filter named 'urlize'"},
         {"{{ raise_exception('Only users!') }}", "chat template, line 1: Only users!"},
+        {"{{ raise_exception('two\\nlines') }}", "chat template, line 1: two lines"},
         {"{{ 'a'.encode() }}", "chat template, line 1: encode is not supported"},
         {"{{ {}.a.b }}", "chat template, line 1: 'dict' object has no attribute 'a'"},
         {"{{ 9223372036854775807 + 1 }}", "chat template, line 1: an integer is beyond 64 bits"},

@@ -93,10 +93,19 @@ static int put_message(struct gen *g, size_t i, const struct json_val *m, struct
     return 0;
 }
 
+static void put_var(const char *key, size_t n, const struct json_val *v, struct str *out)
+{
+    str_putc(out, ',');
+    json_put_text(out, key, n);
+    str_putc(out, ':');
+    json_put_value(out, v, false);
+}
+
 /* The template's variables as JSON text. */
 static int put_vars(struct gen *g, const struct json_val *root, struct str *out)
 {
     const struct json_val *messages = json_get(root, "messages"), *kwargs = json_get(root, "chat_template_kwargs");
+    static const char *const knobs[] = {"reasoning_effort", "verbosity", NULL};
     size_t i = 0;
     struct err e;
     if (!messages || json_typeof(messages) != JSON_ARRAY || json_count(messages) == 0)
@@ -119,11 +128,13 @@ static int put_vars(struct gen *g, const struct json_val *root, struct str *out)
         for (const struct json_val *v = json_first(kwargs); v; v = json_next(v)) {
             size_t n;
             const char *key = json_key(v, &n);
-            str_putc(out, ',');
-            json_put_text(out, key, n);
-            str_putc(out, ':');
-            json_put_value(out, v, false);
+            put_var(key, n, v, out);
         }
+    }
+    for (i = 0; knobs[i]; i++) { /* fields that some templates know; others have no use for them */
+        const struct json_val *v = json_get(root, knobs[i]);
+        if (v && json_typeof(v) == JSON_STRING && !json_get(kwargs, knobs[i]) && chat_reads(g->app->chat, knobs[i]))
+            put_var(knobs[i], strlen(knobs[i]), v, out);
     }
     str_putc(out, '}');
     return out->oom ? api_fail(&g->error, 503, "out_of_memory", NULL, "no memory for the request") : 0;

@@ -12,6 +12,7 @@
 #include "server/auth.h"
 #include "server/config.h"
 #include "server/http.h"
+#include "server/params.h"
 #include "server/reply.h"
 #include "server/workers.h"
 
@@ -47,7 +48,8 @@ struct app {
     struct tokenizer *tok;
     struct chat *chat; /* NULL: the model has no chat template */
     struct model_card card;
-    struct auth *auth; /* NULL: no keys are configured */
+    struct model_sampling sampling; /* what the model file says */
+    struct auth *auth;              /* NULL: no keys are configured */
     enum app_state state;
     uint64_t warm_id; /* the warm-up request */
     uint64_t started_ns, drain_ns;

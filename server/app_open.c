@@ -11,6 +11,7 @@
 #include "server/notify.h"
 
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -48,6 +49,23 @@ void app_engine_config(const struct config *conf, struct engine_config *out)
     out->log_level = (uint8_t)conf->log.level;
 }
 
+/* general.sampling.*: GGUF keys that a model's makers may set. */
+static void read_sampling(const struct gguf *g, struct model_sampling *m)
+{
+    static const char *const keys[] = {"general.sampling.temp", "general.sampling.top_p", "general.sampling.min_p",
+                                       "general.sampling.penalty_repeat"};
+    double *const to[] = {&m->temperature, &m->top_p, &m->min_p, &m->repetition_penalty};
+    static const double most[] = {2, 1, 1, 100};
+    for (int i = 0; i < 4; i++) {
+        double v;
+        if (gguf_float(gguf_get(g, keys[i]), &v) && v >= 0 && v <= most[i])
+            *to[i] = v;
+    }
+    int64_t k;
+    if (gguf_int(gguf_get(g, "general.sampling.top_k"), &k) && k >= 0 && k <= INT32_MAX)
+        m->top_k = k;
+}
+
 /* Tokenizer and chat template, out of the model file or made for random weights. */
 int app_open_text(struct app *a, struct err *e)
 {
@@ -59,6 +77,7 @@ int app_open_text(struct app *a, struct err *e)
     const char *source = NULL;
     size_t n = 0;
     int ret;
+    a->sampling = (struct model_sampling){NAN, NAN, NAN, NAN, -1};
     if (a->conf->model.random) {
         ret = tokenizer_open_bytes(&a->tok, a->plan.vocab, e);
         source = chatml;
@@ -67,8 +86,10 @@ int app_open_text(struct app *a, struct err *e)
         ret = gguf_open(&g, a->conf->model.path, e);
         if (!ret)
             ret = tokenizer_open(&a->tok, g, e);
-        if (!ret)
+        if (!ret) {
             source = gguf_text(gguf_get(g, "tokenizer.chat_template"), &n);
+            read_sampling(g, &a->sampling);
+        }
     }
     if (!ret && a->conf->model.chat_template) {
         ret = app_read_file(a->conf->model.chat_template, 4u << 20, &file, e);

@@ -11,10 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK_ROOM    16384          /* room that the events of one token never pass */
-#define HEADERS_AFTER 200000000ull   /* ns: then a waiting stream gets its headers */
-#define PARTS_MAX     256            /* prompts of one request */
-#define MEMORY_MAX    (256ull << 20) /* of one request's parsed form, without ids */
+#define PARTS_MAX  256            /* prompts of one request */
+#define MEMORY_MAX (256ull << 20) /* of one request's parsed form, without ids */
 
 /* -- life */
 
@@ -132,7 +130,7 @@ static void work(struct worker_job *j)
 
 /* -- loop: submit */
 
-static void fail(struct gen *g)
+void gen_fail(struct gen *g)
 {
     g->answered = true;
     if (!g->call)
@@ -152,7 +150,7 @@ static void fail(struct gen *g)
     str_fini(&out);
 }
 
-static void cancel_parts(struct gen *g)
+void gen_cancel_parts(struct gen *g)
 {
     for (uint32_t i = 0; i < g->n_parts; i++)
         if (g->parts[i].live) {
@@ -163,9 +161,9 @@ static void cancel_parts(struct gen *g)
     g->n_live = 0;
 }
 
-static void engine_failed(struct gen *g, enum engine_failure why, const char *text)
+void gen_engine_failed(struct gen *g, enum engine_failure why, const char *text)
 {
-    cancel_parts(g);
+    gen_cancel_parts(g);
     metric_add(why == ENGINE_FAIL_QUEUE_FULL ? METRIC_REFUSED_QUEUE
                : why == ENGINE_FAIL_TOO_LONG ? METRIC_REFUSED_TOO_LONG
                                              : METRIC_FINISH_ERROR,
@@ -181,7 +179,7 @@ static void engine_failed(struct gen *g, enum engine_failure why, const char *te
     default:
         api_fail(&g->error, 500, "engine_error", NULL, "%s", text);
     }
-    fail(g);
+    gen_fail(g);
 }
 
 /* Ids that end a choice: the model's, unless ignored, and the request's. */
@@ -242,7 +240,7 @@ static void submit(struct gen *g)
     g->choices = calloc(g->n_choices, sizeof *g->choices);
     if (!g->choices) {
         g->n_choices = 0;
-        engine_failed(g, ENGINE_FAIL_QUEUE_FULL, "no memory for the request");
+        gen_engine_failed(g, ENGINE_FAIL_QUEUE_FULL, "no memory for the request");
         return;
     }
     for (uint32_t i = 0; i < g->n_choices; i++)
@@ -252,7 +250,8 @@ static void submit(struct gen *g)
         struct err e;
         int ret = submit_part(g, &g->parts[i], &r, &e);
         if (ret) {
-            engine_failed(g, ret == -EAGAIN || ret == -ENOMEM ? ENGINE_FAIL_QUEUE_FULL : ENGINE_FAIL_INTERNAL, e.text);
+            gen_engine_failed(g, ret == -EAGAIN || ret == -ENOMEM ? ENGINE_FAIL_QUEUE_FULL : ENGINE_FAIL_INTERNAL,
+                              e.text);
             return;
         }
     }
@@ -271,7 +270,7 @@ static void worked(struct worker_job *j)
         submit(g);
         return;
     }
-    fail(g);
+    gen_fail(g);
 }
 
 void gen_start(struct app *a, struct http_call *c, const struct dialect *d)
@@ -297,7 +296,7 @@ void gen_start(struct app *a, struct http_call *c, const struct dialect *d)
     g->mem.limit = MEMORY_MAX;
     g->created = sys.wall_s();
     snprintf(g->id, sizeof g->id, "%s%016llx", d->id_prefix, (unsigned long long)id);
-    params_defaults(&g->p, a->conf);
+    params_defaults(&g->p, a->conf, &a->sampling);
     g->next = a->gens;
     if (g->next)
         g->next->prev = g;
@@ -309,277 +308,8 @@ void gen_start(struct app *a, struct http_call *c, const struct dialect *d)
     if (!g->in_worker) {
         api_fail(&g->error, 429, "queue_full", NULL, "too many requests are being read");
         g->error.retry_ms = 1000;
-        fail(g);
+        gen_fail(g);
     }
-}
-
-/* -- events to answers */
-
-static void begin_stream(struct gen *g)
-{
-    struct http_header h[3] = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
-    size_t n = 2;
-    if (g->p.ignored.len)
-        h[n++] = (struct http_header){"x-ignored-params", str_text(&g->p.ignored)};
-    http_stream_begin(g->call, 200, "text/event-stream; charset=utf-8", h, n);
-    g->streaming = true;
-}
-
-static void write_event(struct gen *g, struct str *out)
-{
-    if (out->oom || http_stream_write(g->call, out->data, out->len) != 0) {
-        /* gen_pump left room for what a token can need: the client is going, or there is no memory */
-        cancel_parts(g);
-        g->answered = true;
-        http_abort(g->call);
-    }
-    str_fini(out);
-}
-
-/* Send what the choice has gathered as one chunk. */
-static void send_chunk(struct gen *g, struct gen_choice *c, const char *finish)
-{
-    struct str out = {0};
-    gen_put_chunk(g, c, finish, &out);
-    c->begun = true;
-    c->n_sent = c->n_done;
-    str_cut(&c->text, 0);
-    write_event(g, &out);
-}
-
-static void close_choice(struct gen *g, struct gen_choice *c, const char *finish)
-{
-    c->finish = finish;
-    c->n_ids = c->n_done;
-    g->n_open--;
-    if (!g->p.stream)
-        return;
-    if (c->text.len || (c->lps && c->n_sent < c->n_done))
-        send_chunk(g, c, NULL);
-    if (!g->answered)
-        send_chunk(g, c, finish);
-}
-
-static uint32_t choice_of(const struct gen *g, const struct gen_choice *c)
-{
-    return (uint32_t)(c - g->choices) % (uint32_t)g->p.n;
-}
-
-static struct gen_part *part_of(const struct gen *g, const struct gen_choice *c)
-{
-    return &g->parts[(uint32_t)(c - g->choices) / (uint32_t)g->p.n];
-}
-
-static uint32_t chars_in(const struct str *s)
-{
-    uint32_t n = 0;
-    for (size_t i = 0; i < s->len; i++)
-        n += (s->data[i] & 0xc0) != 0x80;
-    return n;
-}
-
-/* One token becomes text; a stop string ends the choice. */
-static void take_token(struct gen *g, struct gen_choice *c)
-{
-    struct str piece = {0};
-    int32_t id = c->ids[c->n_done++];
-    detok_push(&c->detok, g->app->tok, id, g->p.skip_special_tokens, &piece);
-    if (c->offsets)
-        c->offsets[c->n_done - 1] = c->n_chars;
-    c->n_chars += chars_in(&piece);
-    int found = stop_push(&c->stop, &g->p.stop, str_text(&piece), piece.len, &c->text);
-    c->text.oom |= piece.oom;
-    str_fini(&piece);
-    if (found < 0)
-        return;
-    struct gen_part *part = part_of(g, c);
-    c->stop_text = found;
-    if (!c->ended && part->live)
-        engine_cancel_choice(g->app->engine, part->engine_id, choice_of(g, c));
-    close_choice(g, c, "stop");
-}
-
-static void end_choice(struct gen *g, struct gen_choice *c)
-{
-    struct str piece = {0};
-    detok_finish(&c->detok, &piece);
-    int found = stop_push(&c->stop, &g->p.stop, str_text(&piece), piece.len, &c->text);
-    c->text.oom |= piece.oom;
-    str_fini(&piece);
-    if (found < 0)
-        stop_flush(&c->stop, &c->text);
-    else
-        c->stop_text = found;
-    close_choice(g, c, found >= 0 || c->stop_id >= 0 ? "stop" : "length");
-}
-
-static void put_echo(struct gen *g, struct gen_choice *c)
-{
-    const struct gen_part *part = part_of(g, c);
-    if (!c->begun && c->n_done == 0 && part->echo)
-        str_add(&c->text, part->echo, part->n_echo);
-    c->n_chars = chars_in(&c->text);
-}
-
-/* Turn waiting tokens of a choice into the answer while there is room. */
-static void pump_choice(struct gen *g, struct gen_choice *c)
-{
-    if (c->n_ids && c->n_done == 0)
-        put_echo(g, c);
-    while (!c->finish && !g->answered && c->n_done < c->n_ids) {
-        if (g->p.stream && !http_stream_has_room(g->call, CHUNK_ROOM))
-            return; /* gen_room goes on */
-        take_token(g, c);
-        if (g->p.stream && !c->finish && c->text.len)
-            send_chunk(g, c, NULL);
-    }
-    if (c->lps && !c->finish && part_of(g, c)->live)
-        engine_credit(g->app->engine, part_of(g, c)->engine_id, choice_of(g, c), (uint32_t)c->n_done);
-    if (c->ended && !c->finish && !g->answered)
-        end_choice(g, c);
-}
-
-static void finish_stream(struct gen *g)
-{
-    struct str out = {0};
-    if (g->p.include_usage)
-        gen_put_usage_chunk(g, &out);
-    str_puts(&out, "data: [DONE]\n\n");
-    write_event(g, &out);
-    if (!g->answered)
-        http_stream_end(g->call);
-    g->answered = true;
-}
-
-static void finish_whole(struct gen *g)
-{
-    struct str out = {0};
-    struct http_header h = {"x-ignored-params", str_text(&g->p.ignored)};
-    gen_put_answer(g, &out);
-    g->answered = true;
-    if (out.oom) {
-        api_fail(&g->error, 503, "out_of_memory", NULL, "no memory for the answer");
-        fail(g);
-    } else {
-        http_answer(g->call, 200, "application/json", &h, g->p.ignored.len ? 1 : 0, out.data, out.len);
-    }
-    str_fini(&out);
-}
-
-static void pump(struct gen *g)
-{
-    for (uint32_t i = 0; i < g->n_choices && !g->answered; i++)
-        if (!g->choices[i].finish)
-            pump_choice(g, &g->choices[i]);
-    if (g->answered || g->n_open || g->n_live)
-        return;
-    if (g->p.stream)
-        finish_stream(g);
-    else
-        finish_whole(g);
-}
-
-void gen_room(struct gen *g)
-{
-    if (!g->answered && g->choices)
-        pump(g);
-}
-
-void gen_tick(struct gen *g, uint64_t now_ns)
-{
-    if (g->call && g->p.stream && g->n_live && !g->streaming && !g->answered &&
-        now_ns - g->submitted_ns > HEADERS_AFTER)
-        begin_stream(g);
-}
-
-static void queue_tokens(struct gen *g, struct gen_choice *c, const struct engine_event *ev)
-{
-    if (c->finish)
-        return; /* behind a stop string */
-    if (vec_grow(&c->ids, &c->cap_ids, c->n_ids + ev->n, sizeof *c->ids) != 0 ||
-        (ev->logprobs && (vec_grow(&c->lps, &c->cap_lps, c->n_ids + ev->n, sizeof *c->lps) != 0 ||
-                          vec_grow(&c->offsets, &c->cap_offsets, c->n_ids + ev->n, sizeof *c->offsets) != 0))) {
-        engine_failed(g, ENGINE_FAIL_INTERNAL, "no memory for the answer");
-        return;
-    }
-    memcpy(c->ids + c->n_ids, ev->tokens, ev->n * sizeof *c->ids);
-    if (ev->logprobs)
-        memcpy(c->lps + c->n_ids, ev->logprobs, ev->n * sizeof *c->lps);
-    c->n_ids += ev->n;
-    uint64_t now = sys.now_ns();
-    if (!g->first_ns) {
-        g->first_ns = now;
-        metric_observe(METRIC_TTFT, now - http_start_ns(g->call));
-    }
-    for (uint32_t i = 0; c->last_ns && i < ev->n; i++)
-        metric_observe(METRIC_ITL, (now - c->last_ns) / ev->n);
-    c->last_ns = g->last_ns = now;
-}
-
-static void note_done(struct gen *g, struct gen_part *part, const struct engine_event *ev)
-{
-    part->cached = ev->cached;
-    part->queue_us = ev->queue_us;
-    part->prefill_us = ev->prefill_us;
-    part->decode_us = ev->decode_us;
-    part->live = false;
-    g->n_live--;
-    idmap_remove(&g->app->parts, part->engine_id);
-    metric_observe(METRIC_QUEUE_TIME, ev->queue_us * 1000);
-    metric_observe(METRIC_PREFILL_TIME, ev->prefill_us * 1000);
-    metric_observe(METRIC_DECODE_TIME, ev->decode_us * 1000);
-    metric_observe(METRIC_INFERENCE_TIME, (ev->prefill_us + ev->decode_us) * 1000);
-    metric_observe(METRIC_REQUEST_PROMPT, ev->total);
-    metric_observe(METRIC_REQUEST_COMPUTED, ev->total - ev->cached);
-}
-
-static void send_progress(struct gen *g, struct gen_part *part, const struct engine_event *ev)
-{
-    struct str out = {0};
-    part->progress = ev->done;
-    part->cached = ev->cached;
-    if (!http_stream_has_room(g->call, CHUNK_ROOM))
-        return; /* the next one says more */
-    gen_put_progress_chunk(g, part, &out);
-    write_event(g, &out);
-}
-
-void gen_event(struct gen_part *part, const struct engine_event *ev)
-{
-    struct gen *g = part->gen;
-    struct gen_choice *c = &g->choices[part->index * (uint32_t)g->p.n + ev->choice];
-    if (ev->type == ENGINE_FAILED) {
-        part->live = false; /* the engine has forgotten it */
-        g->n_live--;
-        idmap_remove(&g->app->parts, part->engine_id);
-        engine_failed(g, ev->failure, ev->text);
-        return;
-    }
-    if (g->p.stream && !g->streaming)
-        begin_stream(g);
-    switch (ev->type) {
-    case ENGINE_TOKENS:
-        queue_tokens(g, c, ev);
-        break;
-    case ENGINE_PROGRESS:
-        send_progress(g, part, ev);
-        return;
-    case ENGINE_CHOICE_DONE:
-        c->ended = true;
-        c->stop_id = ev->stop_id;
-        metric_add(ev->finish == ENGINE_FINISH_CANCELLED && !c->finish ? METRIC_FINISH_CANCELLED
-                   : ev->finish == ENGINE_FINISH_LENGTH                ? METRIC_FINISH_LENGTH
-                                                                       : METRIC_FINISH_STOP,
-                   1);
-        break;
-    case ENGINE_DONE:
-        note_done(g, part, ev);
-        break;
-    default:
-        break;
-    }
-    if (!g->answered)
-        pump(g);
 }
 
 uint64_t gen_prompt_tokens(const struct gen *g)

@@ -97,6 +97,13 @@ uint64_t gen_prompt_tokens(const struct gen *g);
 uint64_t gen_completion_tokens(const struct gen *g);
 uint64_t gen_cached_tokens(const struct gen *g);
 
+/* -- gen.c, for gen_event.c */
+/* Answer with g->error, as an error body or as an event of a stream that has begun. */
+void gen_fail(struct gen *g);
+/* The engine refused or lost a part: cancel the others, answer. */
+void gen_engine_failed(struct gen *g, enum engine_failure why, const char *text);
+void gen_cancel_parts(struct gen *g);
+
 /* -- gen_out.c: the answers */
 /* One SSE event with a chunk of a choice. finish NULL = it goes on. */
 void gen_put_chunk(const struct gen *g, const struct gen_choice *c, const char *finish, struct str *out);

@@ -13,6 +13,8 @@ static void put_head(const struct gen *g, const char *object, struct str *out)
     str_addf(out, "\",\"object\":\"%s\",\"created\":%lld,\"model\":", object, (long long)g->created);
     json_put_cstr(out, g->model);
     str_addf(out, ",\"system_fingerprint\":\"%s\"", g->app->card.fingerprint);
+    if (g->p.service_tier)
+        str_addf(out, ",\"service_tier\":\"%s\"", g->p.service_tier);
 }
 
 static void put_finish(const struct gen *g, const struct gen_choice *c, const char *finish, struct str *out)

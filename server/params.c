@@ -48,10 +48,27 @@ static const struct field fields[] = {
     {"continue_final_message", K_BOOL, AT(continue_final_message), 0, 0, PARAMS_CHAT},
     {"cache_prompt", K_BOOL, AT(cache_prompt), 0, 0, BOTH},
     {"cache_salt", K_TEXT, AT(cache_salt), 0, 128, BOTH},
+    {"service_tier", K_TEXT, AT(service_tier), 0, 32, BOTH},
 };
 
 /* Read elsewhere in this file, or accepted because SDKs send them and nothing changes by them. */
-static const char *const others[] = {"stop", "stop_token_ids", "logit_bias", "stream_options", "response_format", NULL};
+static const char *const others[] = {"stop",
+                                     "stop_token_ids",
+                                     "logit_bias",
+                                     "stream_options",
+                                     "response_format",
+                                     "user",
+                                     "metadata",
+                                     "store",
+                                     "tool_choice",
+                                     "parallel_tool_calls",
+                                     "verbosity",
+                                     "reasoning_effort",
+                                     "safety_identifier",
+                                     "prompt_cache_key",
+                                     "prompt_cache_retention",
+                                     "prediction",
+                                     NULL};
 
 /* What has its own issue: refused by name, so that nobody believes it worked. A null or empty value is fine. */
 static const struct {
@@ -76,19 +93,22 @@ static const struct {
     {"thinking_token_budget", "a thinking budget is not supported yet"},
 };
 
-static double config_or(double v, double otherwise)
+/* The first that is set. */
+static double first_set(double a, double b, double otherwise)
 {
-    return isnan(v) ? otherwise : v;
+    return !isnan(a) ? a : !isnan(b) ? b : otherwise;
 }
 
-void params_defaults(struct gen_params *p, const struct config *conf)
+void params_defaults(struct gen_params *p, const struct config *conf, const struct model_sampling *model)
 {
     memset(p, 0, sizeof *p);
-    p->temperature = config_or(conf->sampling.temperature, 1);
-    p->top_p = config_or(conf->sampling.top_p, 1);
-    p->min_p = config_or(conf->sampling.min_p, 0);
-    p->repetition_penalty = config_or(conf->sampling.repetition_penalty, 1);
-    p->top_k = conf->sampling.top_k >= 0 ? conf->sampling.top_k : 0;
+    p->temperature = first_set(conf->sampling.temperature, model->temperature, 1);
+    p->top_p = first_set(conf->sampling.top_p, model->top_p, 1);
+    p->min_p = first_set(conf->sampling.min_p, model->min_p, 0);
+    p->repetition_penalty = first_set(conf->sampling.repetition_penalty, model->repetition_penalty, 1);
+    p->top_k = conf->sampling.top_k >= 0 ? conf->sampling.top_k : model->top_k >= 0 ? model->top_k : 0;
+    if (conf->sampling.max_tokens > 0)
+        p->max_tokens = conf->sampling.max_tokens;
     p->n = 1;
     p->top_logprobs = p->logprobs_count = -1;
     p->skip_special_tokens = p->add_generation_prompt = p->cache_prompt = true;
@@ -344,6 +364,14 @@ static bool in_list(const char *const *list, const char *name)
     return false;
 }
 
+static bool is_not_yet(const char *name)
+{
+    for (size_t i = 0; i < sizeof not_yet / sizeof *not_yet; i++)
+        if (strcmp(not_yet[i].name, name) == 0)
+            return true;
+    return false;
+}
+
 static const struct field *field_named(const char *name, enum params_dialect dialect)
 {
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
@@ -361,6 +389,28 @@ static void note_ignored(struct gen_params *p, const char *name, size_t n)
         if (name[i] <= ' ' || name[i] > '~' || name[i] == ',')
             return;
     str_addf(&p->ignored, "%s%s", p->ignored.len ? "," : "", name);
+}
+
+/* Tiers are classes of priority, unless the request says its own. */
+static int settle_tier(struct gen_params *p, struct api_error *e)
+{
+    static const struct {
+        const char *name;
+        int64_t priority;
+    } tiers[] = {{"auto", 0}, {"default", 0}, {"flex", -1000}, {"scale", 1000}, {"priority", 1000}};
+    for (size_t i = 0; p->service_tier && i < sizeof tiers / sizeof *tiers; i++) {
+        if (strcmp(tiers[i].name, p->service_tier) != 0)
+            continue;
+        if (!p->priority)
+            p->priority = tiers[i].priority;
+        if (i == 0)
+            p->service_tier = "default"; /* the answer names the tier that was used */
+        return 0;
+    }
+    return p->service_tier
+               ? api_fail(e, 400, "invalid_value", "service_tier",
+                          "service_tier %.32s: must be auto, default, flex, scale or priority", p->service_tier)
+               : 0;
 }
 
 static int check_pairs(struct gen_params *p, enum params_dialect dialect, struct api_error *e)
@@ -394,11 +444,11 @@ int params_read(struct gen_params *p, const struct json_val *root, enum params_d
             if (json_typeof(m) != JSON_NULL && read_field(p, f, m, mem, e))
                 return -1;
             p->has_seed |= f->at == AT(seed) && json_typeof(m) != JSON_NULL;
-        } else if (!in_list(others, name) && !in_list(own, name)) {
+        } else if (!in_list(others, name) && !in_list(own, name) && !is_not_yet(name)) {
             note_ignored(p, name, n);
         }
     }
-    return read_shaped(p, root, vocab, mem, e) || check_pairs(p, dialect, e) ? -1 : 0;
+    return read_shaped(p, root, vocab, mem, e) || check_pairs(p, dialect, e) || settle_tier(p, e) ? -1 : 0;
 }
 
 struct engine_sampling params_sampling(const struct gen_params *p, enum params_dialect dialect, uint64_t seed)

@@ -28,15 +28,21 @@ struct gen_params {
     uint32_t n_stop_ids;
     struct engine_bias *bias;
     uint32_t n_bias;
-    const char *model, *cache_salt; /* NULL = absent */
+    const char *model, *cache_salt, *service_tier; /* NULL = absent */
     size_t cache_salt_len;
     struct str ignored; /* names of unknown fields, comma-separated */
 };
 
 enum params_dialect { PARAMS_CHAT = 1, PARAMS_COMPLETIONS = 2 };
 
-/* Defaults: configuration, then OpenAI's. */
-void params_defaults(struct gen_params *p, const struct config *conf);
+/* What a model file says of how it likes to be sampled (general.sampling.*); NAN and -1 = nothing. */
+struct model_sampling {
+    double temperature, top_p, min_p, repetition_penalty;
+    int64_t top_k;
+};
+
+/* Defaults: configuration, then the model's, then OpenAI's. */
+void params_defaults(struct gen_params *p, const struct config *conf, const struct model_sampling *model);
 
 /* Read root's members. Strings and arrays are copied into mem. vocab bounds token ids. `own` (NULL-terminated) are
  * names that the dialect reads itself. 0, or -1 with e. */

@@ -74,6 +74,11 @@ static bool reserved(const char *name, size_t n)
     return n >= 6 && memcmp(name + n - 6, "_token", 6) == 0;
 }
 
+bool chat_reads(const struct chat *c, const char *name)
+{
+    return jinja_reads(c->template, name);
+}
+
 int chat_check_kwargs(const struct chat *c, const struct json_val *kwargs, struct err *e)
 {
     if (json_typeof(kwargs) != JSON_OBJECT)

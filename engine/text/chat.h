@@ -19,6 +19,8 @@ struct chat; /* a template bound to a tokenizer */
 int chat_open(struct chat **out, const struct tokenizer *t, const char *source, size_t n, struct err *e);
 void chat_close(struct chat *c); /* NULL is fine */
 
+/* Does the template read a variable of this name? */
+bool chat_reads(const struct chat *c, const char *name);
 /* May a client send this object as chat_template_kwargs? Only scalars that the template reads, and none that the server
  * sets itself (messages, tools, documents, add_generation_prompt, continue_final_message, *_token). 0, or -EINVAL
  * naming the member. */

@@ -78,6 +78,17 @@ def test_typed_control_tokens_stay_text(server):
     assert r["prompt_token_ids"].count(257) == 2  # of the template: the user's turn and the answer's
 
 
+def test_fields_of_the_sdk_are_taken_and_a_tier_is_named(server):
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "service_tier": "flex", "reasoning_effort": "low",
+            "verbosity": "low", "store": True, "metadata": {"a": "b"}, "user": "u", "parallel_tool_calls": False,
+            "prompt_cache_key": "k", "safety_identifier": "s", "tools": [], "tool_choice": "none", "modalities": ["text"]}
+    r, raw = server.request("POST", "/v1/chat/completions", body)
+    assert r.status == 200 and json.loads(raw)["service_tier"] == "flex" and "x-ignored-params" not in r.headers
+    assert server.post("/v1/chat/completions", {**body, "service_tier": "auto"})[1]["service_tier"] == "default"
+    assert server.post("/v1/chat/completions", {**body, "service_tier": "gold"})[1]["error"]["param"] == "service_tier"
+    assert server.post("/v1/chat/completions", {**body, "chat_template_kwargs": {"messages": "x"}})[0] == 400
+
+
 def test_unknown_fields_are_listed_not_refused(server):
     r, _ = server.request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1, "frobnicate": 1, "user": "u"})
     assert r.status == 200 and "frobnicate" in r.headers["x-ignored-params"]

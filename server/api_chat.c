@@ -128,7 +128,8 @@ static int put_vars(struct gen *g, const struct json_val *root, struct str *out)
         for (const struct json_val *v = json_first(kwargs); v; v = json_next(v)) {
             size_t n;
             const char *key = json_key(v, &n);
-            put_var(key, n, v, out);
+            if (strlen(key) == n && chat_reads(g->app->chat, key))
+                put_var(key, n, v, out);
         }
     }
     for (i = 0; knobs[i]; i++) { /* fields that some templates know; others have no use for them */

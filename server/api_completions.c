@@ -175,7 +175,7 @@ static void put_text(const struct gen *g, const struct gen_choice *c, struct str
     str_puts(out, "\"text\":");
     json_put_text(out, str_text(&c->text), c->text.len);
     str_puts(out, ",\"logprobs\":");
-    if (c->lps && c->n_sent < c->n_done)
+    if (g->p.logprobs_count >= 0 && (c->n_sent < c->n_done || !g->p.stream))
         put_logprobs(g, c, out);
     else
         str_puts(out, "null");

@@ -90,7 +90,7 @@ int chat_check_kwargs(const struct chat *c, const struct json_val *kwargs, struc
         if (reserved(name, n))
             return err_set(e, EINVAL, "chat_template_kwargs.%.*s: is set by the server", shown, name);
         if (strlen(name) != n || !jinja_reads(c->template, name))
-            return err_set(e, EINVAL, "chat_template_kwargs.%.*s: the chat template does not read it", shown, name);
+            continue;
         if (json_typeof(v) == JSON_ARRAY || json_typeof(v) == JSON_OBJECT)
             return err_set(e, EINVAL, "chat_template_kwargs.%.*s: must be a string, number, boolean or null", shown,
                            name);

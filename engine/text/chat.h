@@ -21,9 +21,9 @@ void chat_close(struct chat *c); /* NULL is fine */
 
 /* Does the template read a variable of this name? */
 bool chat_reads(const struct chat *c, const char *name);
-/* May a client send this object as chat_template_kwargs? Only scalars that the template reads, and none that the server
- * sets itself (messages, tools, documents, add_generation_prompt, continue_final_message, *_token). 0, or -EINVAL
- * naming the member. */
+/* May a client send this object as chat_template_kwargs? None of those that the server sets itself (messages, tools,
+ * documents, add_generation_prompt, continue_final_message, *_token), and scalars only for those that the template
+ * reads; others are fine, the caller leaves them out (chat_reads). 0, or -EINVAL naming the member. */
 int chat_check_kwargs(const struct chat *c, const struct json_val *kwargs, struct err *e);
 
 /* Render `vars` (a JSON object: messages already checked, add_generation_prompt, tools, checked kwargs) and encode it.

@@ -109,7 +109,7 @@ def test_logprobs_are_of_the_raw_distribution(server):
     for chosen, top in zip(lp["token_logprobs"], lp["top_logprobs"]):
         values = list(top.values())
         assert values == sorted(values, reverse=True) and chosen <= values[0] <= 0
-    zero = server.complete(prompt="lp", max_tokens=2, logprobs=0)["choices"][0]["logprobs"]
+    zero = server.complete(prompt="lp", max_tokens=2, logprobs=0, ignore_eos=True)["choices"][0]["logprobs"]
     assert zero["top_logprobs"] == [{}, {}] and len(zero["token_logprobs"]) == 2
 
 

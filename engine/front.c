@@ -84,6 +84,30 @@ fail:
     return ret;
 }
 
+static void free_live(struct live *r)
+{
+    for (uint32_t c = 0; r && r->choices && c < r->msg.n; c++)
+        free(r->choices[c].tokens);
+    if (r)
+        free(r->choices);
+    free(r);
+}
+
+/* A request with room for all its tokens (pages cost memory when they are used). NULL when there is none. */
+static struct live *make_live(const struct engine_request *q)
+{
+    struct live *r = calloc(1, sizeof *r);
+    bool ok = r && (r->choices = calloc(q->n, sizeof *r->choices));
+    if (ok)
+        r->msg.n = q->n;
+    for (uint32_t c = 0; ok && c < q->n; c++)
+        ok = (r->choices[c].tokens = malloc(q->max_tokens * sizeof(int32_t))) != NULL;
+    if (ok)
+        return r;
+    free_live(r);
+    return NULL;
+}
+
 void front_drop(struct engine *g, struct live *r)
 {
     if (r->arena_bytes)
@@ -91,10 +115,7 @@ void front_drop(struct engine *g, struct live *r)
     idmap_remove(&g->by_id, r->id);
     g->live[r->at] = g->live[--g->n_live];
     g->live[r->at]->at = r->at;
-    for (uint32_t c = 0; c < r->msg.n; c++)
-        free(r->choices[c].tokens);
-    free(r->choices);
-    free(r);
+    free_live(r);
 }
 
 static struct msg_head head_for(const struct engine *g, enum msg_type type, size_t size, uint64_t id, uint32_t choice)
@@ -212,13 +233,10 @@ int engine_submit(struct engine *g, const struct engine_request *q, uint64_t *id
         return ret;
     if (g->dead)
         return err_set(e, EPIPE, "the engine has stopped: %s", g->error);
-    struct live *r = calloc(1, sizeof *r);
-    if (!r || !(r->choices = calloc(q->n, sizeof *r->choices)) ||
-        vec_grow(&g->live, &g->cap_live, g->n_live + 1, sizeof *g->live) != 0 ||
+    struct live *r = make_live(q);
+    if (!r || vec_grow(&g->live, &g->cap_live, g->n_live + 1, sizeof *g->live) != 0 ||
         idmap_put(&g->by_id, g->last_id + 1, r) != 0) {
-        if (r)
-            free(r->choices);
-        free(r);
+        free_live(r);
         return err_set(e, ENOMEM, "out of memory");
     }
     r->id = ++g->last_id;

@@ -11,8 +11,8 @@
 #define RESTART_WINDOW (60 * 1000000000ull)
 
 struct choice {
-    int32_t *tokens; /* produced so far */
-    size_t n, cap;
+    int32_t *tokens; /* [max_tokens], produced so far: taken at submit, so that no event can fail for memory */
+    size_t n;
     uint32_t credit; /* last credit the client's reader gave */
     bool over, cancel_due, credit_due;
 };

@@ -5,8 +5,6 @@
  */
 #include "engine/front.h"
 
-#include "engine/base/vec.h"
-
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
@@ -39,8 +37,6 @@ static int accept_tokens(struct engine *g, struct live *r, size_t n, struct engi
                     return -EBADMSG;
         }
     }
-    if (vec_grow(&ch->tokens, &ch->cap, ch->n + m.n, sizeof *ch->tokens) != 0)
-        return -ENOMEM;
     memcpy(ch->tokens + ch->n, ev->tokens, m.n * 4);
     ch->n += m.n;
     ev->type = ENGINE_TOKENS;

@@ -1,0 +1,172 @@
+/* test_params - fields of requests: defaults and their order, bounds of each, what is refused and what is listed. */
+#include "tests/support/unit.h"
+
+#include "server/params.h"
+
+#include <math.h>
+#include <string.h>
+
+#define VOCAB 1000
+
+static const struct model_sampling no_model = {NAN, NAN, NAN, NAN, -1};
+
+struct read {
+    struct config conf;
+    struct gen_params p;
+    struct arena mem;
+    struct api_error e;
+    int ret;
+};
+
+static void read_with(struct read *r, const char *body, enum params_dialect dialect, const struct model_sampling *m)
+{
+    static const char *const own[] = {"prompt", "messages", NULL};
+    struct json *doc;
+    struct err e;
+    memset(&r->e, 0, sizeof r->e);
+    ck_assert_msg(json_parse(&doc, body, strlen(body), NULL, &e) == 0, "%s", e.text);
+    params_defaults(&r->p, &r->conf, m);
+    r->ret = params_read(&r->p, json_root(doc), dialect, VOCAB, own, &r->mem, &r->e);
+    json_close(doc);
+}
+
+static void read_body(struct read *r, const char *body, enum params_dialect dialect)
+{
+    read_with(r, body, dialect, &no_model);
+}
+
+static void open_read(struct read *r)
+{
+    struct err e;
+    memset(r, 0, sizeof *r);
+    ck_assert_int_eq(config_init(&r->conf, &e), 0);
+}
+
+static void close_read(struct read *r)
+{
+    str_fini(&r->p.ignored);
+    arena_fini(&r->mem);
+    config_fini(&r->conf);
+}
+
+START_TEST(test_params_take_request_then_config_then_model_then_openai)
+{
+    struct read r;
+    struct err e;
+    struct model_sampling m = no_model;
+    open_read(&r);
+    read_body(&r, "{}", PARAMS_CHAT);
+    ck_assert(r.ret == 0 && r.p.temperature == 1 && r.p.top_p == 1 && r.p.top_k == 0 && r.p.n == 1 && !r.p.stream);
+    m.temperature = 0.6;
+    m.top_k = 20;
+    read_with(&r, "{}", PARAMS_CHAT, &m);
+    ck_assert(r.p.temperature == 0.6 && r.p.top_k == 20);
+    ck_assert_int_eq(config_set(&r.conf, "sampling.temperature", "0.3", CONFIG_SET, "test", &e), 0);
+    read_with(&r, "{}", PARAMS_CHAT, &m);
+    ck_assert(r.p.temperature == 0.3 && r.p.top_k == 20);
+    read_with(&r, "{\"temperature\":0.9,\"top_k\":null}", PARAMS_CHAT, &m);
+    ck_assert(r.p.temperature == 0.9 && r.p.top_k == 20);
+    close_read(&r);
+}
+END_TEST
+
+START_TEST(test_params_hold_each_bound)
+{
+    static const struct {
+        const char *field;
+        double least, most;
+    } bounds[] = {{"temperature", 0, 2},
+                  {"top_p", 0, 1},
+                  {"min_p", 0, 1},
+                  {"presence_penalty", -2, 2},
+                  {"frequency_penalty", -2, 2},
+                  {"repetition_penalty", 0.01, 100},
+                  {"n", 1, ENGINE_N_MAX},
+                  {"top_k", -1, INT32_MAX},
+                  {"max_tokens", 1, INT32_MAX},
+                  {"min_tokens", 0, INT32_MAX},
+                  {"priority", -1e6, 1e6}};
+    struct read r;
+    char body[200], says[100];
+    open_read(&r);
+    for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++)
+        for (int side = 0; side < 4; side++) {
+            double step = strchr("np", bounds[i].field[0]) || strstr(bounds[i].field, "tokens") ? 1 : 0.001;
+            double v = side == 0   ? bounds[i].least
+                       : side == 1 ? bounds[i].most
+                       : side == 2 ? bounds[i].least - step
+                                   : bounds[i].most + step;
+            if (strcmp(bounds[i].field, "top_k") == 0)
+                v = side < 2 ? v : side == 2 ? -2 : 2147483648.0;
+            snprintf(body, sizeof body, "{\"%s\":%.15g}", bounds[i].field, v);
+            read_body(&r, body, PARAMS_COMPLETIONS);
+            ck_assert_msg(r.ret == (side < 2 ? 0 : -1), "%s: %s", body, r.e.message);
+            if (side < 2)
+                continue;
+            ck_assert_str_eq(r.e.param, bounds[i].field);
+            ck_assert_int_eq(r.e.status, 400);
+            snprintf(says, sizeof says, "must be ");
+            ck_assert_msg(strstr(r.e.message, says) && strstr(r.e.message, bounds[i].field), "%s", r.e.message);
+        }
+    close_read(&r);
+}
+END_TEST
+
+START_TEST(test_params_take_the_smaller_of_both_lengths)
+{
+    struct read r;
+    open_read(&r);
+    read_body(&r, "{\"max_tokens\":9,\"max_completion_tokens\":5}", PARAMS_CHAT);
+    ck_assert_int_eq(r.p.max_tokens, 5);
+    read_body(&r, "{\"max_tokens\":4,\"max_completion_tokens\":5}", PARAMS_CHAT);
+    ck_assert_int_eq(r.p.max_tokens, 4);
+    read_body(&r, "{\"max_completion_tokens\":5}", PARAMS_CHAT);
+    ck_assert_int_eq(r.p.max_tokens, 5);
+    close_read(&r);
+}
+END_TEST
+
+START_TEST(test_params_read_stops_bias_and_seed)
+{
+    struct read r;
+    open_read(&r);
+    read_body(&r,
+              "{\"stop\":[\"a\",\"bcd\"],\"stop_token_ids\":[5,6],\"logit_bias\":{\"7\":-100,\"999\":1.5},\"seed\":-3}",
+              PARAMS_CHAT);
+    ck_assert_msg(r.ret == 0, "%s", r.e.message);
+    ck_assert(r.p.stop.n == 2 && r.p.stop.longest == 3 && strcmp(r.p.stop.text[1], "bcd") == 0);
+    ck_assert(r.p.n_stop_ids == 2 && r.p.stop_ids[1] == 6 && r.p.n_bias == 2 && r.p.bias[1].id == 999);
+    ck_assert(r.p.has_seed && params_sampling(&r.p, PARAMS_CHAT, 1).seed == (uint64_t)-3);
+    static const char *const bad[] = {"{\"stop\":\"\"}",
+                                      "{\"stop\":[1]}",
+                                      "{\"stop_token_ids\":[1000]}",
+                                      "{\"logit_bias\":{\"1000\":1}}",
+                                      "{\"logit_bias\":{\"1\":101}}",
+                                      "{\"logit_bias\":[1]}",
+                                      "{\"logit_bias\":{\"x\":1}}",
+                                      "{\"top_logprobs\":3}",
+                                      "{\"n\":1.5}",
+                                      "{\"stream_options\":1}",
+                                      "{\"cache_salt\":\"a\\u0000b\"}"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        read_body(&r, bad[i], PARAMS_CHAT);
+        ck_assert_msg(r.ret == -1 && r.e.status == 400 && r.e.param[0], "%s", bad[i]);
+    }
+    close_read(&r);
+}
+END_TEST
+
+START_TEST(test_params_list_what_they_do_not_know)
+{
+    struct read r;
+    open_read(&r);
+    read_body(&r, "{\"prompt\":1,\"foo\":1,\"b\\nad\":1,\"bar\":2,\"user\":\"u\"}", PARAMS_COMPLETIONS);
+    ck_assert_int_eq(r.ret, 0);
+    ck_assert_str_eq(str_text(&r.p.ignored), "foo,bar");
+    close_read(&r);
+}
+END_TEST
+
+UNIT_MAIN("params", test_params_take_request_then_config_then_model_then_openai, test_params_hold_each_bound,
+          test_params_take_the_smaller_of_both_lengths, test_params_read_stops_bias_and_seed,
+          test_params_list_what_they_do_not_know)

@@ -14,7 +14,7 @@
 
 /* Rows that a tile holds in its 16 registers. */
 #define ROWS_Q4 4
-#define ROWS_Q8 2
+#define ROWS_Q8 4
 #define ROWS_F  6
 
 #define LANE static inline __attribute__((always_inline))

@@ -39,7 +39,7 @@ REPLAYS  := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$(B)/tests/fuzz/replay_%)
 SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 .SECONDARY: $(SUPPORT)
 
-.PHONY: all bench bench-http clean deps test test-run unit fuzz fuzz-run serve help FORCE
+.PHONY: all bench bench-http bench-ops bench-model clean deps test test-run unit fuzz fuzz-run serve help FORCE
 all: $(B)/hearthd ## build build/hearthd
 
 $(B)/hearthd: $(B)/server/main.o $(B)/libhearth.a
@@ -129,6 +129,12 @@ bench: all $(B)/tests/bench/hearthd-stub ## the table of speed (LLAMA_SERVER=PAT
 # A whole hearthd whose backend computes nothing.
 $(B)/tests/bench/hearthd-stub: $(B)/tests/bench/stub_backend.o $(B)/server/main.o $(B)/libhearth.a
 	$(CC) $(SANFLAGS) -pie -o $@ $^ $(LIBS)
+
+bench-ops: $(B)/tests/bench/bench_ops ## each op of the CPU backend beside what the machine gives
+	@$< $(BENCH_ARGS)
+
+bench-model: $(B)/tests/bench/bench_model ## the CPU backend with a whole model (LLAMA_BIN=FOLDER: beside llama.cpp)
+	@bash tests/bench/bench_model.sh $< $${HEARTH_MODEL:-$$(bash scripts/fetch_model.sh | tail -n 1)}
 
 bench-http: $(B)/tests/bench/bench_http ## CPU of the HTTP thread for a chunk of a stream
 	@$<

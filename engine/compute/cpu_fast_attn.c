@@ -205,7 +205,7 @@ static void run_split(struct fast_attn_plan *p)
     p->slot = (size_t)vectors * (size_t)(head_dim(p) + 1);
     int32_t room = (int32_t)((size_t)p->f->threads * PARTIALS_PER_THREAD * PARTIAL_MAX / p->slot);
     for (p->first_pair = 0; p->first_pair < pairs; p->first_pair += p->n_pairs) {
-        p->n_pairs = min_i32(min_i32(room, pairs - p->first_pair), FAST_PIECES_MAX);
+        p->n_pairs = min_i32(room, pairs - p->first_pair);
         fast_pool_run(p->f->pool, split_attend, p, p->n_pairs);
         fast_pool_run(p->f->pool, split_merge, p, split_units(p));
     }

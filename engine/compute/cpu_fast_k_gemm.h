@@ -1,17 +1,18 @@
-/* cpu_fast_k_gemm - linear: one row straight from the packed panel, or tiles of rows over a panel unpacked into cache.
+/* cpu_fast_k_gemm - linear: tiles of rows over a panel, unpacked in registers or once into cache.
  *
- * Part of cpu_fast_kernels.h. Both ways do the same sums in the same order (cpu_fast.h). Long K is cut into chunks
- * whose unpacked panel stays in the first-level cache; between chunks the sum rests in `out`, which rounds nothing.
+ * Part of cpu_fast_kernels.h. Few rows read the packed panel; many rows pay for unpacking four-bit weights once. Both
+ * do the same sums in the same order (cpu_fast.h). For many rows long K is cut into chunks that stay in the first-level
+ * cache; between chunks the sum rests in `out`, which rounds nothing.
  */
 #ifndef HEARTH_COMPUTE_CPU_FAST_K_GEMM_H
 #define HEARTH_COMPUTE_CPU_FAST_K_GEMM_H
 
-#define CHUNK_BLOCKS 32  /* blocks of 32 inputs that are unpacked at a time */
+#define CHUNK_BLOCKS 32  /* blocks of 32 inputs of a chunk, for many rows */
 #define CHUNK_F      256 /* inputs of a float panel that are unpacked at a time */
 
 enum kind { KIND_Q4_0, KIND_Q4_1, KIND_Q8_0 };
 
-/* A chunk of a panel, unpacked. */
+/* A chunk of a four-bit panel, unpacked. */
 struct chunk {
     uint8_t w[CHUNK_BLOCKS][8][PANEL * 4]; /* one byte a weight: [block][input / 4][column][input % 4] */
     float d[CHUNK_BLOCKS][PANEL], m[CHUNK_BLOCKS][PANEL];
@@ -19,9 +20,10 @@ struct chunk {
 
 _Static_assert(sizeof(struct chunk) <= FAST_SCRATCH, "scratch holds a chunk");
 
-/* R rows of activations against a chunk. */
+/* Some rows of activations against blocks of a panel. */
 struct tile {
-    const struct chunk *c;
+    const uint8_t *packed;
+    const struct chunk *chunk;
     const int8_t *q;
     const float *d, *s;
     const int32_t *sum;
@@ -31,12 +33,43 @@ struct tile {
     int64_t out_stride;
     int n;                /* columns to store */
     bool more;            /* not the first chunk: add to out */
-    const uint8_t *ahead; /* packed bytes of the next chunk, to be fetched from memory meanwhile; or NULL */
+    const uint8_t *ahead; /* packed bytes that come next, to be fetched from memory meanwhile; or NULL */
 };
+
+LANE size_t quant_bytes(enum kind kind)
+{
+    return kind == KIND_Q8_0 ? 512 : 256;
+}
 
 LANE size_t block_bytes(enum kind kind)
 {
-    return (kind == KIND_Q8_0 ? 512 : 256) + (kind == KIND_Q4_1 ? 64 : 32);
+    return quant_bytes(kind) + (kind == KIND_Q4_1 ? 64 : 32);
+}
+
+/* dot[r] += w . x of the four inputs at q, for R rows k apart */
+LANE void dot_rows(struct vi *dot, struct vi w, const int8_t *q, int64_t k, enum kind kind, const int R)
+{
+    UNROLL for (int r = 0; r < R; r++)
+    {
+        struct vi x = vi_bytes4(q + r * k);
+        dot[r] = kind == KIND_Q8_0 ? dot8(dot[r], w, x) : dot4(dot[r], w, x);
+    }
+}
+
+/* The integer products of a block from its packed quants. */
+LANE void dot_packed(struct vi *dot, const uint8_t *p, const int8_t *q, int64_t k, enum kind kind, const int R)
+{
+    const int groups = kind == KIND_Q8_0 ? 8 : 4;
+    UNROLL for (int j = 0; j < groups; j++)
+    {
+        struct vi w = vi_load(p + 64 * j);
+        if (kind == KIND_Q8_0) {
+            dot_rows(dot, q8_weights(w), q + 4 * j, k, kind, R);
+        } else {
+            dot_rows(dot, vi_low4(w), q + 4 * j, k, kind, R);
+            dot_rows(dot, vi_high4(w), q + 16 + 4 * j, k, kind, R);
+        }
+    }
 }
 
 LANE struct vi dot_end(struct vi acc, enum kind kind, int32_t sum)
@@ -53,27 +86,29 @@ LANE struct vf add_block(struct vf acc, struct vi dot, enum kind kind, struct vf
     return kind == KIND_Q4_1 ? vf_fma(mw, vf_set1(s), acc) : acc;
 }
 
-LANE void tile_rows(const struct tile *t, enum kind kind, const int R)
+LANE void tile_rows(const struct tile *t, enum kind kind, const bool unpacked, const int R)
 {
     struct vf acc[ROWS_MAX];
     UNROLL for (int r = 0; r < R; r++) acc[r] = t->more ? vf_load_n(t->out + r * t->out_stride, t->n) : vf_set1(0);
     int64_t blocks = t->k / QUANT_BLOCK;
-    for (int32_t b = 0; b < t->blocks; b++) {
+    const int8_t *q = t->q;
+    for (int32_t b = 0; b < t->blocks; b++, q += QUANT_BLOCK) {
+        const uint8_t *p = t->packed + (size_t)b * block_bytes(kind), *scales = p + quant_bytes(kind);
         struct vi dot[ROWS_MAX];
+        struct vf dw, mw;
         if (t->ahead)
             for (size_t i = 0; i < block_bytes(kind); i += 64)
                 __builtin_prefetch(t->ahead + (size_t)b * block_bytes(kind) + i);
         UNROLL for (int r = 0; r < R; r++) dot[r] = vi_zero();
-        UNROLL for (int j = 0; j < 8; j++)
-        {
-            struct vi w = vi_load(t->c->w[b][j]);
-            UNROLL for (int r = 0; r < R; r++)
-            {
-                struct vi x = vi_bytes4(t->q + r * t->k + b * QUANT_BLOCK + 4 * j);
-                dot[r] = kind == KIND_Q8_0 ? dot8(dot[r], w, x) : dot4(dot[r], w, x);
-            }
+        if (unpacked) {
+            UNROLL for (int j = 0; j < 8; j++) dot_rows(dot, vi_load(t->chunk->w[b][j]), q + 4 * j, t->k, kind, R);
+            dw = vf_load(t->chunk->d[b]);
+            mw = kind == KIND_Q4_1 ? vf_load(t->chunk->m[b]) : dw;
+        } else {
+            dot_packed(dot, p, q, t->k, kind, R);
+            dw = vf_from_f16(scales);
+            mw = kind == KIND_Q4_1 ? vf_from_f16(scales + 2 * PANEL) : dw;
         }
-        struct vf dw = vf_load(t->c->d[b]), mw = kind == KIND_Q4_1 ? vf_load(t->c->m[b]) : dw;
         UNROLL for (int r = 0; r < R; r++)
         {
             int64_t at = r * blocks + b;
@@ -83,95 +118,64 @@ LANE void tile_rows(const struct tile *t, enum kind kind, const int R)
     UNROLL for (int r = 0; r < R; r++) vf_store_n(t->out + r * t->out_stride, acc[r], t->n);
 }
 
-/* Blocks [0, blocks) of a packed panel into c. */
+/* Blocks [0, blocks) of a packed four-bit panel into c. */
 LANE void unpack(struct chunk *c, const uint8_t *p, enum kind kind, int32_t blocks)
 {
     for (int32_t b = 0; b < blocks; b++, p += block_bytes(kind)) {
-        for (int j = 0; j < (kind == KIND_Q8_0 ? 8 : 4); j++) {
+        for (int j = 0; j < 4; j++) {
             struct vi w = vi_load(p + 64 * j);
-            if (kind == KIND_Q8_0) {
-                vi_store(c->w[b][j], q8_weights(w));
-            } else {
-                vi_store(c->w[b][j], vi_low4(w));
-                vi_store(c->w[b][j + 4], vi_high4(w));
-            }
+            vi_store(c->w[b][j], vi_low4(w));
+            vi_store(c->w[b][j + 4], vi_high4(w));
         }
-        const uint8_t *scales = p + (kind == KIND_Q8_0 ? 512 : 256);
-        vf_store(c->d[b], vf_from_f16(scales));
+        vf_store(c->d[b], vf_from_f16(p + quant_bytes(kind)));
         if (kind == KIND_Q4_1)
-            vf_store(c->m[b], vf_from_f16(scales + 32));
+            vf_store(c->m[b], vf_from_f16(p + quant_bytes(kind) + 2 * PANEL));
     }
 }
 
-/* One row against one panel, unpacked in registers. */
-LANE void one_row(const struct fast_gemm *g, enum kind kind, const uint8_t *p, float *out, int n)
-{
-    const struct fast_acts *a = g->acts;
-    int32_t blocks = a->k / QUANT_BLOCK;
-    int64_t at = (int64_t)g->row0 * blocks;
-    const int8_t *q = a->q + at * QUANT_BLOCK;
-    struct vf acc = vf_set1(0);
-    for (int32_t b = 0; b < blocks; b++, p += block_bytes(kind), q += QUANT_BLOCK) {
-        struct vi dot = vi_zero();
-        const int groups = kind == KIND_Q8_0 ? 8 : 4;
-        UNROLL for (int j = 0; j < groups; j++)
-        {
-            struct vi w = vi_load(p + 64 * j);
-            if (kind == KIND_Q8_0) {
-                dot = dot8(dot, q8_weights(w), vi_bytes4(q + 4 * j));
-            } else {
-                dot = dot4(dot, vi_low4(w), vi_bytes4(q + 4 * j));
-                dot = dot4(dot, vi_high4(w), vi_bytes4(q + 16 + 4 * j));
-            }
-        }
-        const uint8_t *scales = p + (kind == KIND_Q8_0 ? 512 : 256);
-        struct vf dw = vf_from_f16(scales), mw = kind == KIND_Q4_1 ? vf_from_f16(scales + 32) : dw;
-        acc = add_block(acc, dot_end(dot, kind, a->sum[at + b]), kind, dw, mw, a->d[at + b], a->s[at + b]);
-    }
-    vf_store_n(out, acc, n);
-}
-
-LANE void panel_rows(const struct fast_gemm *g, enum kind kind, const uint8_t *p, float *out, int n, struct chunk *c)
+/* All rows of the piece against blocks [b, b + n_blocks) of panel i. */
+LANE void chunk_rows(const struct fast_gemm *g, enum kind kind, const bool unpacked, int32_t i, int32_t b,
+                     int32_t n_blocks, struct chunk *c)
 {
     const struct fast_acts *a = g->acts;
     const int rows = kind == KIND_Q8_0 ? ROWS_Q8 : ROWS_Q4;
-    int32_t blocks = a->k / QUANT_BLOCK, n_chunks = (blocks + CHUNK_BLOCKS - 1) / CHUNK_BLOCKS;
-    int32_t step = (blocks + n_chunks - 1) / n_chunks;
-    for (int32_t b = 0; b < blocks; b += step) {
-        int32_t nb = blocks - b < step ? blocks - b : step;
-        unpack(c, p + b * block_bytes(kind), kind, nb);
-        for (int32_t r = g->row0; r < g->row1; r += rows) {
-            int64_t at = (int64_t)r * blocks + b;
-            struct tile t = {.c = c,
-                             .q = a->q + at * QUANT_BLOCK,
-                             .d = a->d + at,
-                             .s = a->s + at,
-                             .sum = a->sum + at,
-                             .k = a->k,
-                             .blocks = nb,
-                             .out = out + (r - g->row0) * g->out_stride,
-                             .out_stride = g->out_stride,
-                             .n = n,
-                             .more = b > 0,
-                             .ahead = r == g->row0 ? p + (size_t)(b + nb) * block_bytes(kind) : NULL};
-            int left = g->row1 - r < rows ? g->row1 - r : rows;
-            WITH_ROWS(left, rows, tile_rows, &t, kind)
-        }
+    int64_t blocks = a->k / QUANT_BLOCK;
+    struct tile t = {.packed = g->panels + (size_t)(i * blocks + b) * block_bytes(kind),
+                     .chunk = c,
+                     .k = a->k,
+                     .blocks = n_blocks,
+                     .out_stride = g->out_stride,
+                     .n = g->n - i * PANEL,
+                     .more = b > 0};
+    if (unpacked)
+        unpack(c, t.packed, kind, n_blocks);
+    if (g->row1 - g->row0 > 1) /* one row is so fast that the processor's own prefetch does as well */
+        t.ahead = t.packed + (size_t)n_blocks * block_bytes(kind);
+    for (int32_t r = g->row0; r < g->row1; r += rows, t.ahead = NULL) {
+        int64_t at = r * blocks + b;
+        int left = g->row1 - r < rows ? g->row1 - r : rows;
+        t.q = a->q + at * QUANT_BLOCK;
+        t.d = a->d + at;
+        t.s = a->s + at;
+        t.sum = a->sum + at;
+        t.out = g->out + r * g->out_stride + i * PANEL;
+        WITH_ROWS(left, rows, tile_rows, &t, kind, unpacked)
     }
 }
 
 LANE void gemm_blocks(const struct fast_gemm *g, enum kind kind, struct chunk *c)
 {
-    size_t panel = block_bytes(kind) * (size_t)(g->acts->k / QUANT_BLOCK);
-    for (int32_t i = g->panel0; i < g->panel1; i++) {
-        const uint8_t *p = g->panels + panel * (size_t)i;
-        float *out = g->out + g->row0 * g->out_stride + i * PANEL;
-        int n = g->n - i * PANEL;
-        if (g->row1 - g->row0 == 1)
-            one_row(g, kind, p, out, n);
-        else
-            panel_rows(g, kind, p, out, n, c);
-    }
+    int32_t blocks = g->acts->k / QUANT_BLOCK, n_chunks = (blocks + CHUNK_BLOCKS - 1) / CHUNK_BLOCKS;
+    bool few = g->row1 - g->row0 <= 2 * ROWS_Q4;
+    int32_t step = few ? blocks : (blocks + n_chunks - 1) / n_chunks;
+    for (int32_t i = g->panel0; i < g->panel1; i++)
+        for (int32_t b = 0; b < blocks; b += step) {
+            int32_t n = blocks - b < step ? blocks - b : step;
+            if (few || kind == KIND_Q8_0)
+                chunk_rows(g, kind, false, i, b, n, c);
+            else
+                chunk_rows(g, kind, true, i, b, n, c);
+        }
 }
 
 /* -- float weights */

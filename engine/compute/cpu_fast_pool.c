@@ -5,8 +5,12 @@
  * is not over before his piece is). A worker that comes late, when all is claimed, reads nothing but the ticket: the
  * caller never waits for a thread that is asleep or not scheduled, only for pieces that were claimed.
  *
- * Sleep: `bell` is the futex of the workers, `done` the futex of the caller. Each sleeper announces itself before the
- * kernel compares the word again, each waker changes the word before it looks for sleepers, so no wake-up is lost.
+ * A job of two pieces costs about 0.5 us over its work on a Zen 3, a further piece 0.08 us: passing cache lines. So
+ * what a worker needs lies in the ticket's line.
+ *
+ * Sleep: the job number (the ticket's upper half) is the futex of the workers, `done` that of the caller. Each sleeper
+ * announces itself before the kernel compares the word again, each waker changes the word before it looks for sleepers,
+ * so no wake-up is lost.
  */
 #include "engine/compute/cpu_fast_pool.h"
 
@@ -21,9 +25,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SPIN_NS    30000 /* longer than any gap inside a forward pass, shorter than a step's */
-#define NEXT_BITS  20
-#define INDEX_MASK ((1u << NEXT_BITS) - 1)
+#define SPIN_NS 30000 /* longer than any gap inside a forward pass, shorter than a step's */
+#define PIECES_MAX \
+    32768 /* of one ticket; half of its 16 bits, so that late claims can't overflow into the next field */
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the second half of the ticket is the job number");
 
 struct worker {
     struct fast_pool *pool;
@@ -32,20 +38,29 @@ struct worker {
 };
 
 struct fast_pool {
+    _Alignas(64) union {
+        _Atomic uint64_t all; /* job << 32 | pieces << 16 | next */
+        _Atomic uint32_t half[2];
+    } ticket;
     /* Of the running job; stable while any of its pieces is not done. */
     fast_piece_fn *fn;
     void *ctx;
+    int32_t first; /* piece that index 0 of the ticket means */
 
-    _Alignas(64) _Atomic uint64_t ticket; /* job << 40 | pieces << 20 | next */
-    _Alignas(64) _Atomic uint32_t done;   /* pieces done; futex of the caller */
+    _Alignas(64) _Atomic uint32_t done; /* pieces done; futex of the caller */
     _Atomic bool caller_sleeps;
-    _Alignas(64) _Atomic uint32_t bell; /* jobs started; futex of the workers */
-    _Atomic uint32_t sleepers;
+    _Alignas(64) _Atomic uint32_t sleepers;
     _Atomic bool stop;
 
     int32_t n_workers;
     struct worker worker[];
 };
+
+/* The ticket's job number as the kernel's futex and a spinning worker see it. */
+static _Atomic uint32_t *job_word(struct fast_pool *p)
+{
+    return &p->ticket.half[1];
+}
 
 static inline void spin_pause(void)
 {
@@ -86,11 +101,11 @@ static bool spin_until_changed(_Atomic uint32_t *word, uint32_t old)
 static void run_pieces(struct fast_pool *p, int32_t thread)
 {
     for (;;) {
-        uint64_t t = atomic_fetch_add_explicit(&p->ticket, 1, memory_order_acq_rel);
-        uint32_t next = (uint32_t)t & INDEX_MASK, n = (uint32_t)(t >> NEXT_BITS) & INDEX_MASK;
+        uint64_t t = atomic_fetch_add_explicit(&p->ticket.all, 1, memory_order_acq_rel);
+        uint32_t next = (uint16_t)t, n = (uint16_t)(t >> 16);
         if (next >= n)
             return;
-        p->fn(p->ctx, (int32_t)next, thread);
+        p->fn(p->ctx, p->first + (int32_t)next, thread);
         if (atomic_fetch_add(&p->done, 1) + 1 == n && atomic_load(&p->caller_sleeps))
             futex_wake(&p->done, 1);
     }
@@ -114,42 +129,50 @@ static void *worker_main(void *arg)
     struct fast_pool *p = w->pool;
     uint32_t seen = 0;
     for (;;) {
-        if (!spin_until_changed(&p->bell, seen)) {
+        if (!spin_until_changed(job_word(p), seen)) {
             atomic_fetch_add(&p->sleepers, 1);
-            while (atomic_load(&p->bell) == seen)
-                futex_sleep(&p->bell, seen);
+            while (atomic_load(job_word(p)) == seen)
+                futex_sleep(job_word(p), seen);
             atomic_fetch_sub(&p->sleepers, 1);
         }
-        seen = atomic_load(&p->bell);
+        seen = atomic_load(job_word(p));
         if (atomic_load(&p->stop))
             return NULL;
         run_pieces(p, w->id);
     }
 }
 
-static void ring_bell(struct fast_pool *p)
+/* Publish a job of n pieces and wake who sleeps. */
+static void post(struct fast_pool *p, uint32_t n)
 {
-    atomic_fetch_add(&p->bell, 1);
+    uint64_t job = (atomic_load_explicit(&p->ticket.all, memory_order_relaxed) >> 32) + 1;
+    atomic_store(&p->ticket.all, job << 32 | (uint64_t)n << 16);
     if (atomic_load(&p->sleepers) > 0)
-        futex_wake(&p->bell, INT32_MAX);
+        futex_wake(job_word(p), INT32_MAX);
+}
+
+static void run_alone(fast_piece_fn *fn, void *ctx, int32_t n_pieces)
+{
+    for (int32_t i = 0; i < n_pieces; i++)
+        fn(ctx, i, 0);
 }
 
 void fast_pool_run(struct fast_pool *p, fast_piece_fn *fn, void *ctx, int32_t n_pieces)
 {
-    assert(n_pieces >= 0 && n_pieces <= FAST_PIECES_MAX);
     if (p->n_workers == 0 || n_pieces < 2) {
-        for (int32_t i = 0; i < n_pieces; i++)
-            fn(ctx, i, 0);
+        run_alone(fn, ctx, n_pieces);
         return;
     }
-    p->fn = fn;
-    p->ctx = ctx;
-    atomic_store_explicit(&p->done, 0, memory_order_relaxed);
-    uint64_t job = (atomic_load_explicit(&p->ticket, memory_order_relaxed) >> (2 * NEXT_BITS)) + 1;
-    atomic_store_explicit(&p->ticket, job << (2 * NEXT_BITS) | (uint64_t)n_pieces << NEXT_BITS, memory_order_release);
-    ring_bell(p);
-    run_pieces(p, 0);
-    wait_done(p, (uint32_t)n_pieces);
+    for (int32_t first = 0; first < n_pieces; first += PIECES_MAX) {
+        int32_t n = n_pieces - first < PIECES_MAX ? n_pieces - first : PIECES_MAX;
+        p->fn = fn;
+        p->ctx = ctx;
+        p->first = first;
+        atomic_store_explicit(&p->done, 0, memory_order_relaxed);
+        post(p, (uint32_t)n);
+        run_pieces(p, 0);
+        wait_done(p, (uint32_t)n);
+    }
 }
 
 int fast_pool_open(struct fast_pool **out, int32_t threads, struct err *e)
@@ -180,7 +203,7 @@ void fast_pool_close(struct fast_pool *p)
     if (!p)
         return;
     atomic_store(&p->stop, true);
-    ring_bell(p);
+    post(p, 0);
     for (int32_t i = 0; i < p->n_workers; i++)
         pthread_join(p->worker[i].thread, NULL);
     free(p);

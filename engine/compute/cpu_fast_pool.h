@@ -12,8 +12,6 @@
 
 #include <stdint.h>
 
-#define FAST_PIECES_MAX (1 << 19)
-
 struct fast_pool;
 
 /* One piece of a job, 0 .. n_pieces-1, run by thread 0 .. threads-1 (0 is the caller). */
@@ -23,7 +21,7 @@ typedef void fast_piece_fn(void *ctx, int32_t piece, int32_t thread);
 int fast_pool_open(struct fast_pool **out, int32_t threads, struct err *e);
 void fast_pool_close(struct fast_pool *p); /* joins; NULL is fine */
 
-/* Run fn for n pieces (0 .. FAST_PIECES_MAX) and return when all are done. What the pieces wrote is visible then. */
+/* Run fn for n pieces and return when all are done. What the pieces wrote is visible then. */
 void fast_pool_run(struct fast_pool *p, fast_piece_fn *fn, void *ctx, int32_t n_pieces);
 
 int32_t fast_pool_threads(const struct fast_pool *p);

@@ -15,10 +15,18 @@ struct err {
     char text[ERR_TEXT_MAX]; /* one sentence, no newline, always terminated */
 };
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Write the sentence (cut to fit) and return -code, so that `return err_set(e, EINVAL, "...")` reads well. */
 int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* Put "prefix: " before the sentence that is there; keeps the code. For callers that know which file or key it was. */
 void err_prefix(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -2,30 +2,32 @@
 #ifndef HEARTH_BASE_F16_H
 #define HEARTH_BASE_F16_H
 
+#include "engine/base/device.h"
+
 #include <stdint.h>
 #include <string.h>
 
-static inline float f32_from_bits(uint32_t u)
+DEVICE_TOO float f32_from_bits(uint32_t u)
 {
     float f;
     memcpy(&f, &u, sizeof f);
     return f;
 }
 
-static inline uint32_t f32_bits(float f)
+DEVICE_TOO uint32_t f32_bits(float f)
 {
     uint32_t u;
     memcpy(&u, &f, sizeof u);
     return u;
 }
 
-static inline float bf16_to_f32(uint16_t h)
+DEVICE_TOO float bf16_to_f32(uint16_t h)
 {
     return f32_from_bits((uint32_t)h << 16);
 }
 
 /* NaN stays NaN (quiet bit set, so that rounding can't turn it into infinity). */
-static inline uint16_t bf16_from_f32(float f)
+DEVICE_TOO uint16_t bf16_from_f32(float f)
 {
     uint32_t u = f32_bits(f);
     if ((u & 0x7fffffffu) > 0x7f800000u)
@@ -33,7 +35,7 @@ static inline uint16_t bf16_from_f32(float f)
     return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
 
-static inline float f16_to_f32(uint16_t h)
+DEVICE_TOO float f16_to_f32(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exp = (h >> 10) & 31u, man = h & 0x3ffu;
     if (exp == 31)
@@ -44,7 +46,7 @@ static inline float f16_to_f32(uint16_t h)
     return f32_from_bits(f32_bits(f) | sign);
 }
 
-static inline uint16_t f16_from_f32(float f)
+DEVICE_TOO uint16_t f16_from_f32(float f)
 {
     uint32_t u = f32_bits(f), sign = (u >> 16) & 0x8000u, mag = u & 0x7fffffffu;
     if (mag > 0x7f800000u)

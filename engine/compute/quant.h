@@ -25,7 +25,7 @@
 enum dtype { DT_F32 = 0, DT_F16 = 1, DT_Q4_0 = 2, DT_Q4_1 = 3, DT_Q8_0 = 8, DT_BF16 = 30 };
 
 /* Bytes of one row of `cols` elements; 0 when the type is unknown or cols is no multiple of its block. */
-static inline uint64_t quant_row_bytes(uint32_t dtype, int32_t cols)
+DEVICE_TOO uint64_t quant_row_bytes(uint32_t dtype, int32_t cols)
 {
     uint64_t n = cols > 0 ? (uint64_t)cols : 0, blocks = n % QUANT_BLOCK ? 0 : n / QUANT_BLOCK;
     switch (dtype) {
@@ -45,26 +45,26 @@ static inline uint64_t quant_row_bytes(uint32_t dtype, int32_t cols)
     }
 }
 
-static inline uint16_t quant_half_bits(const uint8_t *p)
+DEVICE_TOO uint16_t quant_half_bits(const uint8_t *p)
 {
     uint16_t h;
     memcpy(&h, p, sizeof h);
     return h;
 }
 
-static inline void quant_get_f16(float *out, const uint8_t *row, int32_t cols)
+DEVICE_TOO void quant_get_f16(float *out, const uint8_t *row, int32_t cols)
 {
     for (int32_t i = 0; i < cols; i++)
         out[i] = f16_to_f32(quant_half_bits(row + 2 * (size_t)i));
 }
 
-static inline void quant_get_bf16(float *out, const uint8_t *row, int32_t cols)
+DEVICE_TOO void quant_get_bf16(float *out, const uint8_t *row, int32_t cols)
 {
     for (int32_t i = 0; i < cols; i++)
         out[i] = bf16_to_f32(quant_half_bits(row + 2 * (size_t)i));
 }
 
-static inline void quant_get_q8_0(float *out, const uint8_t *row, int32_t cols)
+DEVICE_TOO void quant_get_q8_0(float *out, const uint8_t *row, int32_t cols)
 {
     for (; cols > 0; cols -= QUANT_BLOCK, row += QUANT_Q8_0_BYTES, out += QUANT_BLOCK) {
         float d = f16_to_f32(quant_half_bits(row));
@@ -73,7 +73,7 @@ static inline void quant_get_q8_0(float *out, const uint8_t *row, int32_t cols)
     }
 }
 
-static inline void quant_get_q4_0(float *out, const uint8_t *row, int32_t cols)
+DEVICE_TOO void quant_get_q4_0(float *out, const uint8_t *row, int32_t cols)
 {
     for (; cols > 0; cols -= QUANT_BLOCK, row += QUANT_Q4_0_BYTES, out += QUANT_BLOCK) {
         float d = f16_to_f32(quant_half_bits(row));
@@ -84,7 +84,7 @@ static inline void quant_get_q4_0(float *out, const uint8_t *row, int32_t cols)
     }
 }
 
-static inline void quant_get_q4_1(float *out, const uint8_t *row, int32_t cols)
+DEVICE_TOO void quant_get_q4_1(float *out, const uint8_t *row, int32_t cols)
 {
     for (; cols > 0; cols -= QUANT_BLOCK, row += QUANT_Q4_1_BYTES, out += QUANT_BLOCK) {
         float d = f16_to_f32(quant_half_bits(row)), m = f16_to_f32(quant_half_bits(row + 2));
@@ -97,7 +97,7 @@ static inline void quant_get_q4_1(float *out, const uint8_t *row, int32_t cols)
 
 /* out[cols] = the row of `cols` elements at `row` (quant_row_bytes of them, any alignment of 2; F32 too). The type must
  * be known and cols a multiple of its block. */
-static inline void quant_get_row(float *out, uint32_t dtype, const void *row, int32_t cols)
+DEVICE_TOO void quant_get_row(float *out, uint32_t dtype, const void *row, int32_t cols)
 {
     const uint8_t *bytes = (const uint8_t *)row;
     switch (dtype) {

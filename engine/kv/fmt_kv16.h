@@ -6,19 +6,19 @@
 
 #include <stdint.h>
 
-static inline uint64_t kv16_row_bytes(uint32_t dim)
+DEVICE_TOO uint64_t kv16_row_bytes(uint32_t dim)
 {
     return (uint64_t)dim * 2;
 }
 
-static inline void kv16_put(void *row, const float *x, uint32_t dim)
+DEVICE_TOO void kv16_put(void *row, const float *x, uint32_t dim)
 {
     uint16_t *r = (uint16_t *)row;
     for (uint32_t i = 0; i < dim; i++)
         r[i] = bf16_from_f32(x[i]);
 }
 
-static inline void kv16_get(float *out, const void *row, uint32_t dim)
+DEVICE_TOO void kv16_get(float *out, const void *row, uint32_t dim)
 {
     const uint16_t *r = (const uint16_t *)row;
     for (uint32_t i = 0; i < dim; i++)

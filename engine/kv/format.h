@@ -6,6 +6,8 @@
 #ifndef HEARTH_KV_FORMAT_H
 #define HEARTH_KV_FORMAT_H
 
+#include "engine/base/device.h"
+
 #include <stdint.h>
 
 enum kv_format {
@@ -29,7 +31,7 @@ struct kv_view {
 };
 
 /* Address of the K (v = 0) or V (v = 1) row of `token` (0 .. block_tokens-1) in `block`. */
-static inline void *kv_row(const struct kv_view *kv, int32_t block, uint32_t head, int v, uint32_t token)
+DEVICE_TOO void *kv_row(const struct kv_view *kv, int32_t block, uint32_t head, int v, uint32_t token)
 {
     return (uint8_t *)kv->base + (uint64_t)block * kv->block_stride + kv->layer_offset + head * kv->head_stride +
            (v ? kv->v_offset : 0) + (uint64_t)token * kv->row_stride;

@@ -31,7 +31,7 @@ struct engine_config {
     char isa[16];               /* auto, ref, avx2, avx512 */
     uint32_t threads;           /* compute threads; 0 = processors available */
     uint32_t ctx_tokens;        /* longest sequence; 0 = what the model was trained for and the pool holds */
-    uint64_t kv_bytes;          /* block pool; 0 = what fits 60 % of the memory available */
+    uint64_t kv_bytes;          /* block pool; 0 = what fits 60 % of the memory available (88 % of a GPU's) */
     uint32_t block_tokens;      /* 16, 32, 64 or 128; 0 = 64 */
     uint32_t kv_format;         /* enum kv_format; 0 = kv16 */
     uint32_t max_rows;          /* token rows a step; 0 = 512 */

@@ -270,7 +270,7 @@ int engine_main(struct boundary *b)
     st->vocab = m.vocab;
     st->n_blocks = m.plan.n_blocks;
     st->kv_bytes = m.plan.kv_bytes;
-    snprintf(st->device, sizeof st->device, "%s", backend_ops(m.be)->describe(m.be));
+    snprintf(st->device, sizeof st->device, "%s", m.device);
     atomic_store(&st->load_permille, 1000);
     atomic_store(&st->state, ENGINE_READY);
     boundary_wake(b->wake_front);

@@ -3,12 +3,18 @@
 
 #include "engine/base/log.h"
 #include "engine/base/sys.h"
+#include "engine/compute/load_cuda.h"
 
 #include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MEMORY_SHARE 0.6 /* of what is available may be taken by default */
+/* What may be taken by default: of the host's memory that is available, and of all that a GPU has (its context and the
+ * libraries need some, too). */
+#define MEMORY_SHARE 0.6
+#define GPU_SHARE    0.88
 
 static void fill_defaults(struct engine_config *c)
 {
@@ -34,12 +40,23 @@ static void fill_defaults(struct engine_config *c)
         c->step_ms = 100;
 }
 
-static int pick_backend(const struct engine_config *c, const struct backend_ops **out, struct err *e)
+/* Backend, the memory that there is, and which share of it may be taken. "auto" takes the GPU when it works, and keeps
+ * the reason when it does not. */
+static int pick_backend(struct machine *m, const struct backend_ops **out, struct err *e)
 {
-    if (strcmp(c->backend, "cuda") == 0)
-        return err_set(e, ENOTSUP, "backend cuda: this build has no GPU support; use --backend cpu");
-    if (strcmp(c->backend, "auto") != 0 && strcmp(c->backend, "cpu") != 0)
+    const struct engine_config *c = &m->config;
+    bool is_auto = strcmp(c->backend, "auto") == 0, is_cuda = strcmp(c->backend, "cuda") == 0;
+    struct err why = {0};
+    if (!is_auto && !is_cuda && strcmp(c->backend, "cpu") != 0)
         return err_set(e, EINVAL, "backend %s: must be auto, cpu or cuda", c->backend);
+    m->memory_share = GPU_SHARE;
+    if ((is_auto || is_cuda) && load_cuda(out, &m->plan.memory_available, &why) == 0)
+        return 0;
+    if (is_cuda)
+        return err_set(e, why.code, "backend cuda: %s; or use --backend cpu", why.text);
+    snprintf(m->no_gpu, sizeof m->no_gpu, "%s", why.text);
+    m->memory_share = MEMORY_SHARE;
+    m->plan.memory_available = sys_memory_available();
     *out = strcmp(c->isa, "ref") == 0 ? &backend_cpu_ref : &backend_cpu_fast;
     return 0;
 }
@@ -50,25 +67,27 @@ static double gib(uint64_t bytes)
 }
 
 /* Bytes for the pool when the configuration leaves it open. */
-static int auto_pool(struct engine_plan *p, const struct kv_layout *l, struct err *e)
+static int auto_pool(struct engine_plan *p, double share, const struct kv_layout *l, struct err *e)
 {
-    double may = MEMORY_SHARE * (double)p->memory_available;
+    double may = share * (double)p->memory_available;
     double fixed = (double)(p->weight_bytes + p->activation_bytes);
     if (may < fixed + (double)l->block_bytes)
         return err_set(
             e, ENOMEM,
             "memory: weights need %.2f GiB and one KV block %.3f GiB, %.0f %% of the available %.2f GiB is %.2f "
             "GiB; use a smaller model, or set kv.bytes yourself",
-            gib(p->weight_bytes), gib(l->block_bytes), 100 * MEMORY_SHARE, gib(p->memory_available), may / (1 << 30));
+            gib(p->weight_bytes), gib(l->block_bytes), 100 * share, gib(p->memory_available), may / (1 << 30));
     p->kv_bytes = (uint64_t)(may - fixed);
     return 0;
 }
 
-static int size_pool(struct engine_config *c, struct engine_plan *p, const struct kv_layout *l, struct err *e)
+static int size_pool(struct machine *m, const struct kv_layout *l, struct err *e)
 {
+    struct engine_config *c = &m->config;
+    struct engine_plan *p = &m->plan;
     p->kv_bytes_per_token = l->token_bytes;
     p->kv_bytes = c->kv_bytes;
-    int ret = c->kv_bytes ? 0 : auto_pool(p, l, e);
+    int ret = c->kv_bytes ? 0 : auto_pool(p, m->memory_share, l, e);
     if (ret)
         return ret;
     uint64_t n = p->kv_bytes / l->block_bytes;
@@ -105,7 +124,7 @@ static int resolve(struct machine *m, const struct backend_ops **ops, const stru
     struct engine_config *c = &m->config;
     struct engine_plan *p = &m->plan;
     fill_defaults(c);
-    int ret = pick_backend(c, ops, e);
+    int ret = pick_backend(m, ops, e);
     if (ret || (ret = loader_open(&m->loader, c->model, e)))
         return ret;
     const struct model_shape *s = loader_ops(m->loader)->shape(m->loader);
@@ -121,11 +140,10 @@ static int resolve(struct machine *m, const struct backend_ops **ops, const stru
     p->vocab = m->vocab = s->vocab;
     p->ctx_train = (uint32_t)s->ctx_train;
     p->block_tokens = c->block_tokens;
-    p->memory_available = sys_memory_available();
     struct model_kv_need need = model_kv_need(s);
     ret = kv_layout_init(&m->layout, (uint32_t)need.n_layers, (uint32_t)need.n_kv_heads, (uint32_t)need.head_dim,
                          c->block_tokens, c->kv_format, e);
-    return ret ? ret : size_pool(c, p, &m->layout, e);
+    return ret ? ret : size_pool(m, &m->layout, e);
 }
 
 int engine_make_plan(const struct engine_config *c, struct engine_plan *out, struct err *e)
@@ -170,7 +188,8 @@ int machine_open(struct machine *m, const struct engine_config *c,
     m->pool = ops->alloc(m->be, m->plan.kv_bytes);
     m->views = calloc(m->layout.n_layers, sizeof *m->views);
     if (!m->pool || !m->views) {
-        ret = err_set(e, ENOMEM, "KV pool of %.2f GiB: out of memory; lower kv.bytes", gib(m->plan.kv_bytes));
+        ret = err_set(e, ENOMEM, "KV pool of %.2f GiB: out of memory (%.2f GiB in all); lower kv.bytes",
+                      gib(m->plan.kv_bytes), gib(m->plan.memory_available));
         goto fail;
     }
     for (uint32_t i = 0; i < m->layout.n_layers; i++)
@@ -179,8 +198,11 @@ int machine_open(struct machine *m, const struct engine_config *c,
                           progress, ctx, e)) ||
         (ret = loader_ops(m->loader)->fingerprint(m->loader, &m->fingerprint, e)))
         goto fail;
+    snprintf(m->device, sizeof m->device, "%s%s", ops->describe(m->be), m->no_gpu[0] ? " (no GPU)" : "");
+    if (m->no_gpu[0])
+        log_warn("engine backend", "backend=%s reason=\"no GPU: %s\"", ops->name, m->no_gpu);
     log_info("engine load", "model=%s arch=%s backend=%s device=\"%s\" ctx=%u blocks=%u block_tokens=%u kv_bytes=%llu",
-             m->plan.name, m->plan.arch, ops->name, ops->describe(m->be), m->plan.ctx_tokens, m->plan.n_blocks,
+             m->plan.name, m->plan.arch, ops->name, m->device, m->plan.ctx_tokens, m->plan.n_blocks,
              m->plan.block_tokens, (unsigned long long)m->plan.kv_bytes);
     return 0;
 fail:

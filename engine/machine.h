@@ -22,6 +22,9 @@ struct machine {
     struct hash_key fingerprint;
     int32_t vocab;
     struct loader *loader;
+    double memory_share;       /* of the memory available that may be taken */
+    char no_gpu[ERR_TEXT_MAX]; /* why "auto" did not take a GPU; empty otherwise */
+    char device[96];           /* the backend's description and whether it stands in for a GPU */
 };
 
 /* Load everything. progress(ctx, done, total) as in arch.h. 0 or -errno with e; nothing is left open then. */

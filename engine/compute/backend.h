@@ -1,12 +1,13 @@
 /* backend - every op with its shapes: the contract between models and the hardware. C17 and C++17.
  *
  * `cpu_ref` is the truth: scalar C, float32. `cpu_fast` and `cuda` are tested against it op by op with written
- * tolerances. All activations are float32 on the CPU backends. Shapes: T rows of the step, E model width, H query
- * heads, G kv heads, D head_dim, F feed-forward width, V vocabulary, R logits rows. All arrays row-major, 64-byte
- * aligned, in backend memory (alloc) unless said otherwise.
+ * tolerances. All activations are float32 in memory; `cuda` rounds the inputs of a linear layer to bfloat16. Shapes: T
+ * rows of the step, E model width, H query heads, G kv heads, D head_dim, F feed-forward width, V vocabulary, R logits
+ * rows. All arrays row-major, 64-byte aligned, in backend memory (alloc) unless said otherwise.
  *
  * Row invariance: on the CPU backends the bits of an output row depend on that row's inputs alone, not on T, on the
- * other rows, on chunking or on the number of threads. Sums run in one fixed order.
+ * other rows, on chunking or on the number of threads. Sums run in one fixed order. On `cuda` this holds for every op
+ * but linear, whose library picks an algorithm by the number of rows.
  *
  * Calls are queued in order and may return before they are done; `sync` waits. CPU backends are done when they return.
  * One engine thread calls; a backend may have its own workers inside. Ops can't fail: shapes are checked by assert and
@@ -24,7 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BACKEND_ABI 1
+#define BACKEND_ABI 2
 
 /* D is even and at most this: kernels keep a head on the stack. Families refuse other models. */
 #define BACKEND_HEAD_DIM_MAX 256
@@ -40,16 +41,18 @@ struct weight_part {
 
 #define WEIGHT_PARTS_MAX 3
 
+struct weight_seg {
+    void *data; /* backend's own packing */
+    uint64_t bytes;
+    uint32_t dtype;
+    int32_t rows;
+};
+
 /* A weight in backend memory: up to three parts stacked along rows (q, k, v; gate, up), each with its own type. */
 struct weight {
     int32_t rows, cols; /* rows of all parts together */
     int32_t n_parts;
-    struct weight_seg {
-        void *data; /* backend's own packing */
-        uint64_t bytes;
-        uint32_t dtype;
-        int32_t rows;
-    } part[WEIGHT_PARTS_MAX];
+    struct weight_seg part[WEIGHT_PARTS_MAX];
 };
 
 /* (o, lse): a partial attention result. lse_ln is the NATURAL logarithm of sum(exp(scores)); -INFINITY where no key was
@@ -96,6 +99,9 @@ struct backend; /* state of an open backend; its first member is `const struct b
 struct backend_ops {
     uint32_t abi;
     const char *name; /* "cpu_ref", "cpu_fast", "cuda" */
+    /* Does this machine have what the backend needs? 0 and *memory = bytes of its own memory in all, or -ENODEV,
+     * -ENOTSUP with e saying what is missing. Opens nothing. NULL: always, and it takes host memory. Any thread. */
+    int (*probe)(uint64_t *memory, struct err *e);
     int (*open)(struct backend **out, const struct backend_opts *o, struct err *e);
     void (*close)(struct backend *be);
     /* "AVX2, 2 threads": for the ready line and /metrics. Lives as long as be. */

@@ -10,7 +10,8 @@
 #include <stdint.h>
 
 struct step {
-    uint64_t number;         /* 1, 2, ...: names the step in block release */
+    uint64_t number;         /* 1, 2, ...: names the step in block release; new for each step, so that a backend can
+                              * tell whether it has these arrays on its device already */
     int32_t n_rows;          /* T */
     int32_t n_seqs;          /* S */
     int32_t n_out;           /* R rows that want logits, in row order */

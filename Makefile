@@ -10,7 +10,8 @@ B       ?= build
 VERSION := $(shell cat VERSION)
 COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 SAN     ?=
-CUDA    ?= 0
+# 1 where nvcc is: the GPU backend as a library beside hearthd. CUDA=0 leaves it out.
+CUDA    ?= $(if $(and $(shell command -v nvcc),$(if $(SAN),,1)),1,0)
 
 PKGS    := libmicrohttpd yaml-0.1 libcrypto
 OPT_PKGS := $(shell pkg-config --exists libsystemd && echo libsystemd)
@@ -40,7 +41,7 @@ SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 .SECONDARY: $(SUPPORT)
 
 .PHONY: all bench bench-http bench-ops bench-model clean deps test test-run unit fuzz fuzz-run serve help FORCE
-all: $(B)/hearthd ## build build/hearthd
+all: $(B)/hearthd $(if $(filter 1,$(CUDA)),$(B)/libhearth_cuda.so) ## build build/hearthd, and build/libhearth_cuda.so where nvcc is (CUDA=0: not)
 
 $(B)/hearthd: $(B)/server/main.o $(B)/libhearth.a
 	$(CC) $(SANFLAGS) -pie -o $@ $(B)/server/main.o $(B)/libhearth.a $(LIBS)
@@ -56,6 +57,27 @@ $(B)/engine/compute/cpu_%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx51
 $(B)/%.o: %.c $(B)/gen/flags.stamp
 	@mkdir -p $(@D)
 	$(CC) $(HFLAGS) $(CFLAGS) $(ISA) $(ABOUT) -fPIE -MMD -MP -c -o $@ $<
+
+# -- cuda/ becomes a library with one symbol; it carries its own copy of the few C files it calls. Machine code for these
+# GPUs, and PTX that newer ones compile at start.
+CUDA_SRC   := $(sort $(wildcard cuda/*.cu))
+CUDA_OBJ   := $(CUDA_SRC:%.cu=$(B)/%.o) $(patsubst %,$(B)/pic/engine/%.o,base/err base/log base/sys compute/cpu_fast_pool compute/sample)
+CUDA_ARCH  ?= compute_80,code=[sm_80$(comma)compute_80] compute_89,code=sm_89 compute_90a,code=sm_90a
+CUDA_HOME  := $(patsubst %/bin/nvcc,%,$(shell command -v nvcc))
+NVFLAGS     = -std=c++20 -O3 -lineinfo -I. --threads 2 $(CUDA_ARCH:%=-gencode arch=%) \
+              -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror,-Wno-unused-parameter
+$(B)/libhearth_cuda.so: $(CUDA_OBJ)
+	nvcc -shared -o $@ $^ -lcublasLt -Xlinker --no-undefined,--exclude-libs=ALL,-rpath=$(CUDA_HOME)/lib64
+
+$(B)/cuda/%.o: cuda/%.cu $(B)/gen/nvflags.stamp
+	@mkdir -p $(@D)
+	nvcc $(NVFLAGS) -MMD -MP -c -o $@ $<
+
+$(B)/pic/%.o: %.c $(B)/gen/flags.stamp
+	@mkdir -p $(@D)
+	$(CC) $(HFLAGS) $(CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
+
+$(B)/gen/nvflags.stamp: STAMP = $(NVFLAGS)
 
 # A stamp is touched when its text changes: what depends on it is rebuilt then, and only then.
 # Version, commit and libraries change with each commit: one object knows them, and it is rebuilt only when they change.
@@ -146,6 +168,14 @@ test-run: $(B)/hearthd $(TEST_BIN) $(REPLAYS) $(CLIS)
 unit: $(TEST_BIN) $(REPLAYS) ## build and run the C tests alone
 	@HEARTH_MODEL="$$(bash scripts/fetch_model.sh)" $(RUN)
 
+GPU_TESTS := $(filter $(B)/tests/ops/test_cuda_% $(B)/tests/golden/test_cuda_%,$(TEST_BIN))
+gpu-test: all $(GPU_TESTS) ## the tests of the CUDA backend (each skips where there is no GPU)
+	@B=$(B) bash scripts/gpu_test.sh
+
+gpu-bundle: all $(GPU_TESTS) $(B)/tests/bench/bench_gpu ## pack programs, libraries and scripts for a GPU host: build/gpu-bundle.tar.gz
+	@bash scripts/gpu_bundle.sh $(B) $(B)/gpu-bundle.tar.gz $(GPU_TESTS) $(B)/tests/bench/bench_gpu
+
+.PHONY: gpu-test gpu-bundle
 # -- set-up and running
 serve: ## install what is missing, build, get the default model (or MODEL=PATH) and serve it (ARGS="--port 9000")
 	@bash scripts/deps.sh
@@ -165,6 +195,7 @@ UNITDIR    ?= $(PREFIX)/lib/systemd/system
 CONF       = $(DESTDIR)$(SYSCONFDIR)/hearth/hearth.yaml
 install: all ## binary, configuration, unit, sysusers, tmpfiles (DESTDIR= PREFIX=/usr/local)
 	install -D -m 755 $(B)/hearthd $(DESTDIR)$(BINDIR)/hearthd
+	[ ! -e $(B)/libhearth_cuda.so ] || install -D -m 644 $(B)/libhearth_cuda.so $(DESTDIR)$(PREFIX)/lib/hearth/libhearth_cuda.so
 	install -D -m 644 config/hearth.yaml $(DESTDIR)$(PREFIX)/share/hearth/hearth.yaml
 	[ -e $(CONF) ] || install -D -m 644 config/hearth.yaml $(CONF)
 	install -d $(DESTDIR)$(UNITDIR)

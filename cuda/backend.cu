@@ -1,0 +1,230 @@
+/* backend - the CUDA backend as hearthd sees it: what it needs, open and close, memory, and the table of ops.
+ *
+ * The shared object exports hearth_backend_cuda and nothing else; engine/compute/load_cuda.c finds it. Work runs on GPU
+ * 0 (of those that CUDA_VISIBLE_DEVICES leaves).
+ */
+#include "cuda/cuda.cuh"
+
+extern "C" {
+#include "engine/base/log.h"
+#include "engine/base/sys.h"
+}
+
+#include <assert.h>
+#include <errno.h>
+#include <new>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MIN_MAJOR 8 /* compute capability: bfloat16 on the tensor cores */
+
+void cuda_die(const char *file, int line, const char *what, const char *why)
+{
+    log_error("cuda fail", "file=%s line=%d error=\"%s\" call=\"%s\" next=end the engine process", file, line, why,
+              what);
+    abort();
+}
+
+/* -- what is needed ---------------------------------------------------------------------------------------------- */
+
+static int no_device(cudaError_t rc, struct err *e)
+{
+    int driver = 0, runtime = 0;
+    cudaGetLastError(); /* it is said; forget it */
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    if (driver == 0)
+        return err_set(e, ENODEV, "no NVIDIA driver is loaded");
+    if (rc == cudaErrorInsufficientDriver)
+        return err_set(e, ENOTSUP, "the NVIDIA driver is for CUDA %d.%d, this build needs %d.%d; update the driver",
+                       driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    return err_set(e, ENODEV, "no GPU can be used: %s", cudaGetErrorString(rc));
+}
+
+static int look(struct cudaDeviceProp *p, struct err *e)
+{
+    int n = 0;
+    cudaError_t rc = cudaGetDeviceCount(&n);
+    if (rc == cudaSuccess && n == 0)
+        rc = cudaErrorNoDevice;
+    if (rc == cudaSuccess)
+        rc = cudaGetDeviceProperties(p, 0);
+    if (rc != cudaSuccess)
+        return no_device(rc, e);
+    if (p->major < MIN_MAJOR)
+        return err_set(e, ENOTSUP, "%s has compute capability %d.%d; %d.0 or newer is needed", p->name, p->major,
+                       p->minor, MIN_MAJOR);
+    return 0;
+}
+
+static int cuda_probe(uint64_t *memory, struct err *e)
+{
+    struct cudaDeviceProp p;
+    int rc = look(&p, e);
+    if (!rc)
+        *memory = p.totalGlobalMem;
+    return rc;
+}
+
+/* -- memory ------------------------------------------------------------------------------------------------------ */
+
+void *cuda_alloc(struct cuda *c, size_t bytes)
+{
+    void *p = NULL;
+    cudaError_t rc = cudaMalloc(&p, bytes ? bytes : 1);
+    if (rc == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        return NULL;
+    }
+    CU(rc);
+    CU(cudaMemsetAsync(p, 0, bytes, c->stream));
+    return p;
+}
+
+static void *op_alloc(struct backend *be, size_t bytes)
+{
+    return cuda_alloc(cuda_of(be), bytes);
+}
+
+static void op_release(struct backend *be, void *p, size_t bytes)
+{
+    CU(cudaFree(p));
+}
+
+/* From pageable memory the runtime copies through its own buffers before it returns. */
+static void op_upload(struct backend *be, void *to, const void *host, size_t bytes)
+{
+    CU(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, cuda_of(be)->stream));
+}
+
+static void op_download(struct backend *be, void *host, const void *from, size_t bytes)
+{
+    CU(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, cuda_of(be)->stream));
+    CU(cudaStreamSynchronize(cuda_of(be)->stream));
+}
+
+static void op_copy(struct backend *be, void *to, const void *from, size_t bytes)
+{
+    CU(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, cuda_of(be)->stream));
+}
+
+static void op_sync(struct backend *be)
+{
+    CU(cudaStreamSynchronize(cuda_of(be)->stream));
+}
+
+/* -- open -------------------------------------------------------------------------------------------------------- */
+
+static void op_close(struct backend *be)
+{
+    if (!be)
+        return;
+    struct cuda *c = cuda_of(be);
+    if (c->stream)
+        CU(cudaStreamSynchronize(c->stream));
+    sampler_close(c->sampler);
+    stage_close(&c->stage);
+    stage_free(&c->load[0]);
+    stage_free(&c->load[1]);
+    if (c->plan)
+        linear_close(c);
+    free(c->plan);
+    CU(cudaFree(c->x16));
+    CU(cudaFree(c->workspace));
+    CU(cudaFree(c->partials));
+    CU(cudaFree(c->inv_freq));
+    if (c->lt)
+        LT(cublasLtDestroy(c->lt));
+    if (c->stream)
+        CU(cudaStreamDestroy(c->stream));
+    delete c;
+}
+
+static void describe(struct cuda *c, const struct cudaDeviceProp *p)
+{
+    int driver = 0;
+    CU(cudaDriverGetVersion(&driver));
+    c->n_sm = p->multiProcessorCount;
+    snprintf(c->text, sizeof c->text, "%.48s, %d SMs, %.1f GiB, CUDA %d.%d", p->name, c->n_sm,
+             (double)p->totalGlobalMem / (1 << 30), driver / 1000, driver % 1000 / 10);
+}
+
+static int take_memory(struct cuda *c, struct err *e)
+{
+    size_t x16 = (size_t)c->max_rows * (size_t)cuda_pad(c->max_cols) * sizeof *c->x16, free_bytes = 0, all = 0;
+    c->x16 = (__nv_bfloat16 *)cuda_alloc(c, x16);
+    c->workspace = cuda_alloc(c, LT_WORKSPACE);
+    c->partials = (float *)cuda_alloc(c, ATTN_PARTIALS);
+    c->inv_freq = (float *)cuda_alloc(c, sizeof c->inv_freq_host);
+    c->plan = (struct plan *)calloc(PLANS, sizeof *c->plan);
+    if (c->x16 && c->workspace && c->partials && c->inv_freq && c->plan)
+        return 0;
+    CU(cudaMemGetInfo(&free_bytes, &all));
+    return err_set(e, ENOMEM, "cuda: %zu MiB to work in are needed, of %zu MiB on the GPU %zu MiB are free",
+                   (size_t)(x16 + LT_WORKSPACE + ATTN_PARTIALS) >> 20, all >> 20, free_bytes >> 20);
+}
+
+static int op_open(struct backend **out, const struct backend_opts *o, struct err *e)
+{
+    struct cudaDeviceProp p;
+    struct cuda *c = NULL;
+    int rc = look(&p, e);
+    if (rc)
+        return rc;
+    cudaError_t created = cudaSetDevice(0); /* makes the context: the first call that takes memory */
+    if (created == cudaSuccess)
+        created = cudaFree(NULL);
+    if (created != cudaSuccess)
+        return no_device(created, e);
+    c = new (std::nothrow) cuda{};
+    if (!c)
+        return err_set(e, ENOMEM, "cuda: out of memory");
+    c->head.ops = &hearth_backend_cuda;
+    c->max_rows = o->max_rows;
+    c->max_cols = o->max_cols;
+    c->max_vocab = o->max_vocab;
+    describe(c, &p);
+    CU(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
+    LT(cublasLtCreate(&c->lt));
+    attention_setup();
+    if ((rc = take_memory(c, e)) ||
+        (rc = sampler_open(&c->sampler, o->threads ? o->threads : sys_cpu_count(), o->max_vocab, e))) {
+        op_close((struct backend *)(void *)c);
+        return rc;
+    }
+    *out = (struct backend *)(void *)c;
+    return 0;
+}
+
+static const char *op_describe(const struct backend *be)
+{
+    return ((const struct cuda *)(const void *)be)->text;
+}
+
+extern "C" __attribute__((visibility("default"))) const struct backend_ops hearth_backend_cuda = {
+    .abi = BACKEND_ABI,
+    .name = "cuda",
+    .probe = cuda_probe,
+    .open = op_open,
+    .close = op_close,
+    .describe = op_describe,
+    .alloc = op_alloc,
+    .release = op_release,
+    .upload = op_upload,
+    .download = op_download,
+    .copy = op_copy,
+    .weight_load = cuda_weight_load,
+    .weight_free = cuda_weight_free,
+    .weight_bytes = cuda_weight_bytes,
+    .embed = cuda_embed,
+    .add_norm = cuda_add_norm,
+    .linear = cuda_linear,
+    .rope_kv = cuda_rope_kv,
+    .attention = cuda_attention,
+    .merge = cuda_merge,
+    .silu_mul = cuda_silu_mul,
+    .gather = cuda_gather,
+    .sample = cuda_sample,
+    .sync = op_sync,
+};

@@ -1,0 +1,183 @@
+/* cuda - inside of the CUDA backend: its state, checked calls, the step on the card.
+ *
+ * One stream carries everything, so ops run in the order of the calls and need no events between them. Host arrays of a
+ * call go through pinned memory (stage.cu), so a call returns before the copy is done and the caller's array may
+ * change.
+ *
+ * An error of the CUDA runtime is sticky: the context is lost and with it the weights and the cache. So each call is
+ * checked on the spot, and a failure logs file, line and call, and ends the process; the front starts a new engine.
+ */
+#ifndef HEARTH_CUDA_CUDA_CUH
+#define HEARTH_CUDA_CUDA_CUH
+
+#include "engine/compute/backend.h"
+
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+/* Ends the process. what: the call; why: the library's text. */
+[[noreturn]] void cuda_die(const char *file, int line, const char *what, const char *why);
+
+#define CU(call)                                                            \
+    do {                                                                    \
+        cudaError_t cu_rc = (call);                                         \
+        if (cu_rc != cudaSuccess)                                           \
+            cuda_die(__FILE__, __LINE__, #call, cudaGetErrorString(cu_rc)); \
+    } while (0)
+#define LT(call)                                                                 \
+    do {                                                                         \
+        cublasStatus_t lt_rc = (call);                                           \
+        if (lt_rc != CUBLAS_STATUS_SUCCESS)                                      \
+            cuda_die(__FILE__, __LINE__, #call, cublasLtGetStatusString(lt_rc)); \
+    } while (0)
+/* After a launch: a bad configuration shows here, a fault in the kernel at a later call. */
+#define LAUNCHED() CU(cudaGetLastError())
+
+/* -- the step on the card */
+
+/* Vectors (row, head of the group) that one CTA of attention serves together: 4, 8 or 16. */
+#define ATTN_CLASSES 3
+
+/* A piece of attention work: vectors v0 .. v0 + NV - 1 of sequence seq over pieces [piece0, piece1) of its keys. Vector
+ * v is row seq_row[seq] + v / group, head v % group of a kv head. */
+struct attn_item {
+    int32_t seq, v0, piece0, piece1;
+    int64_t slot; /* where the partial results begin in `partials`, in vectors of the step; -1 = write the result */
+};
+
+/* Where the pieces of a row are: filled for rows whose keys were split, n = 0 for others. */
+struct attn_split {
+    int64_t slot; /* of piece 0, kv head 0, vector 0 of the tile */
+    int32_t v;    /* the row's first vector in its tile */
+    int32_t nv;   /* vectors of the tile */
+    int32_t n;    /* pieces */
+};
+
+/* Device copies of the arrays of struct step, and the lists above. */
+struct step_dev {
+    const int32_t *pos, *row_seq, *seq_row, *table, *table_at;
+    const struct attn_item *item[ATTN_CLASSES];
+    int32_t n_items[ATTN_CLASSES];
+    const struct attn_split *split; /* [T] */
+    int32_t any_split;
+};
+
+#define STAGE_SLOTS 4
+
+/* A pinned buffer, the same bytes on the card, and when the copy between them is done. */
+struct stage_slot {
+    void *host, *dev;
+    size_t bytes;
+    cudaEvent_t copied;
+};
+
+struct stage {
+    struct stage_slot slot[STAGE_SLOTS]; /* small arrays of single ops, in turn */
+    int turn;
+    struct stage_slot step; /* arrays of the step `number` for heads in groups of `group` */
+    uint64_t number;
+    int32_t group;
+    struct step_dev at;
+};
+
+/* -- linear layers */
+
+#define PLANS        1024
+#define LT_WORKSPACE (32u << 20) /* bytes that cublasLt may work in */
+
+/* A matrix product of one shape with the algorithm chosen for it. */
+struct plan {
+    int32_t n, k, rows; /* rows = 0: empty */
+    cublasLtMatmulDesc_t op;
+    cublasLtMatrixLayout_t w, x, out;
+    cublasLtMatmulAlgo_t algo;
+};
+
+struct cuda {
+    struct backend_head head;
+    cudaStream_t stream;
+    cublasLtHandle_t lt;
+    int32_t max_rows, max_cols, max_vocab;
+    int32_t n_sm;
+    char text[96];
+    __nv_bfloat16 *x16; /* [max_rows][max_cols rounded up]: input of a linear layer */
+    void *workspace;    /* of cublasLt */
+    float *partials;    /* of split attention */
+    float *inv_freq;    /* [HEAD_DIM_MAX / 2] on the card */
+    float inv_freq_host[BACKEND_HEAD_DIM_MAX / 2];
+    struct plan *plan; /* [PLANS], by hash */
+    struct stage stage;
+    struct stage_slot load[2]; /* pieces of weights on their way */
+    int load_turn;
+    struct sampler *sampler;
+};
+
+static inline struct cuda *cuda_of(struct backend *be)
+{
+    return (struct cuda *)(void *)be;
+}
+
+/* Columns of a weight or of its input as they lie on the card: 16-byte rows for the tensor cores' loads. */
+static inline int32_t cuda_pad(int32_t cols)
+{
+    return (cols + 7) & ~7;
+}
+
+/* -- backend.cu */
+extern "C" const struct backend_ops hearth_backend_cuda;
+/* Zeroed; NULL when the card has no more. */
+void *cuda_alloc(struct cuda *c, size_t bytes);
+
+/* -- stage.cu */
+/* Room of at least `bytes` in a slot, and its last copy done. */
+void stage_reserve(struct stage_slot *s, size_t bytes);
+void stage_free(struct stage_slot *s);
+/* Queue the copy of n host ints to the card; valid for the ops queued before STAGE_SLOTS more of these calls. */
+const int32_t *stage_ints(struct cuda *c, const int32_t *host, int32_t n);
+/* The step's arrays on the card, copied once a step. group: query heads per kv head; d: head_dim. */
+const struct step_dev *stage_step(struct cuda *c, const struct step *step, int32_t group, int32_t n_kv_heads,
+                                  int32_t d);
+void stage_close(struct stage *s);
+
+/* -- attention.cu */
+#define ATTN_PIECE    128            /* keys whose partial result is merged as one */
+#define ATTN_PARTIALS (128ull << 20) /* bytes for partial results: what does not fit is not split */
+
+/* Class of a tile for n vectors (0, 1, 2), and the vectors of a tile of a class. */
+static inline int attn_class(int32_t n)
+{
+    return n <= 4 ? 0 : n <= 8 ? 1 : 2;
+}
+static inline int32_t attn_tile(int cls)
+{
+    return 4 << cls;
+}
+
+void cuda_attention(struct backend *be, const struct attn_args *a);
+void cuda_merge(struct backend *be, struct attn_partial a, struct attn_partial b, int32_t n, int32_t d);
+/* Ask for the shared memory that the kernels need; once a process. */
+void attention_setup(void);
+
+/* -- linear.cu, weight.cu, rows.cu, rope.cu, sample.cu */
+void cuda_linear(struct backend *be, float *out, const float *x, const struct weight *w, int32_t n_rows);
+void linear_close(struct cuda *c);
+
+int cuda_weight_load(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
+                     struct err *e);
+void cuda_weight_free(struct backend *be, struct weight *w);
+uint64_t cuda_weight_bytes(uint32_t dtype, int32_t rows, int32_t cols);
+
+void cuda_embed(struct backend *be, float *out, const struct weight *table, const int32_t *ids, int32_t n_rows);
+void cuda_add_norm(struct backend *be, float *out, float *x, const float *add, const float *w, float eps,
+                   int32_t n_rows, int32_t width);
+void cuda_silu_mul(struct backend *be, float *out, const float *gu, int32_t n_rows, int32_t f);
+void cuda_gather(struct backend *be, float *out, const float *x, const int32_t *rows, int32_t n, int32_t width);
+void cuda_rope_kv(struct backend *be, const struct rope_args *a);
+
+int sampler_open(struct sampler **out, int32_t threads, int32_t max_vocab, struct err *e);
+void sampler_close(struct sampler *s);
+void cuda_sample(struct backend *be, const float *logits, int32_t vocab, const struct sample_row *rows,
+                 struct sample_out *out, int32_t n);
+
+#endif

@@ -2,6 +2,7 @@
 #include "tests/support/mini_engine.h"
 
 #include "engine/base/rng.h"
+#include "tests/support/ops_trio.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -31,6 +32,8 @@ const struct backend_ops *mini_backend(void)
     if (!name || !strcmp(name, "cpu_fast"))
         return &backend_cpu_fast;
 #endif
+    if (name && !strcmp(name, "cuda"))
+        return ops_cuda("mini_engine");
     assert(!name || !strcmp(name, "cpu_ref"));
     return &backend_cpu_ref;
 }
@@ -186,14 +189,30 @@ void mini_add(struct mini *m, int32_t seq, const int32_t *ids, int32_t n, int32_
     m->table_at[st->n_seqs] = at + used;
 }
 
+static const float *queue(struct mini *m)
+{
+    m->step.number++;
+    return model_head(m->model)->ops->forward(m->model, &m->step, m->kv);
+}
+
+static void clear_step(struct step *st)
+{
+    st->n_rows = st->n_seqs = st->n_out = 0;
+}
+
+void mini_queue(struct mini *m)
+{
+    queue(m);
+    clear_step(&m->step);
+}
+
 const float *mini_run(struct mini *m)
 {
     struct step *st = &m->step;
-    st->number++;
-    const float *logits = model_head(m->model)->ops->forward(m->model, st, m->kv);
+    const float *logits = queue(m);
     m->op->download(m->be, m->logits, logits, (size_t)st->n_out * (size_t)mini_shape(m)->vocab * sizeof *logits);
     m->op->sync(m->be);
-    st->n_rows = st->n_seqs = st->n_out = 0;
+    clear_step(st);
     return m->logits;
 }
 

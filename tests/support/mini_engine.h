@@ -41,6 +41,8 @@ struct backend *mini_backend_of(struct mini *m);
 /* Append n tokens of sequence seq to the step; those from index `out_from` on want logits (n: none). Each sequence once
  * a step. */
 void mini_add(struct mini *m, int32_t seq, const int32_t *ids, int32_t n, int32_t out_from);
+/* Queue the step's forward pass alone: for timing it. */
+void mini_queue(struct mini *m);
 /* Run the step. Logits [R][V] on the host, valid until the next run. */
 const float *mini_run(struct mini *m);
 /* Forget the tokens of a sequence (its blocks stay its own). */

@@ -142,11 +142,32 @@ void ops_matrix_make(struct ops_matrix *m, struct ops_rng *r, const uint32_t *dt
     }
 }
 
+void ops_matrix_to_bf16(struct ops_matrix *to, const struct ops_matrix *m)
+{
+    const double *value = m->value;
+    *to = *m;
+    to->value = NULL;
+    for (int32_t i = 0; i < m->n_parts; i++) {
+        size_t n = (size_t)m->part[i].rows * m->cols;
+        uint16_t *bytes = ops_poison(n * sizeof *bytes);
+        for (size_t k = 0; k < n; k++)
+            bytes[k] = bf16_from_f32((float)*value++);
+        to->part[i] = (struct weight_part){bytes, DT_BF16, m->part[i].rows, m->cols, (uint64_t)m->cols * 2};
+    }
+}
+
 void ops_matrix_free(struct ops_matrix *m)
 {
     for (int32_t i = 0; i < m->n_parts; i++)
         free((void *)(uintptr_t)m->part[i].data);
     free(m->value);
+}
+
+/* Steps are numbered through, as a backend may ask. */
+static uint64_t next_step(void)
+{
+    static uint64_t number;
+    return ++number;
 }
 
 /* -- KV ---------------------------------------------------------------------------------------------------------- */
@@ -249,7 +270,7 @@ void ops_kv_case_make(struct ops_kv_case *c, struct ops_rng *r, const struct ops
         seq_row[s + 1] = t;
         table_at[s + 1] = table_at[s] + (c->len[s] + d->block_tokens - 1) / d->block_tokens;
     }
-    c->step = (struct step){1, n_rows, n_seqs, 0, ids, pos, row_seq, seq_row, table, table_at, NULL};
+    c->step = (struct step){next_step(), n_rows, n_seqs, 0, ids, pos, row_seq, seq_row, table, table_at, NULL};
     size_t width = (size_t)d->n_kv_heads * (size_t)d->head_dim;
     for (int32_t s = 0; s < n_seqs; s++) {
         c->k[s] = ops_gauss_array(r, (size_t)c->len[s] * width, 1);
@@ -306,5 +327,5 @@ struct step ops_step_of_rows(const struct ops_kv_case *c, const int32_t *pick, i
         table_at[i + 1] = table_at[i] + blocks;
         memcpy(table + table_at[i], from->table + from->table_at[s], (size_t)blocks * sizeof *table);
     }
-    return (struct step){2, n, n, 0, ids, pos, row_seq, seq_row, table, table_at, NULL};
+    return (struct step){next_step(), n, n, 0, ids, pos, row_seq, seq_row, table, table_at, NULL};
 }

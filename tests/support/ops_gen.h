@@ -37,11 +37,13 @@ struct ops_matrix {
 
 void ops_matrix_make(struct ops_matrix *m, struct ops_rng *r, const uint32_t *dtypes, int32_t n_parts,
                      int32_t part_rows, int32_t cols);
+/* The same matrix rounded to bfloat16; `value` is not set. */
+void ops_matrix_to_bf16(struct ops_matrix *to, const struct ops_matrix *m);
 void ops_matrix_free(struct ops_matrix *m);
 
 /* Several sequences, each with computed keys and new rows, their KV in a pool with shuffled block ids. */
 struct ops_kv_case {
-    struct step step;  /* rows of all sequences; ids unused */
+    struct step step;  /* rows of all sequences; ids unused; a new number */
     struct kv_view kv; /* base points at `pool` */
     uint8_t *pool;     /* poison but for the positions written */
     size_t pool_bytes;

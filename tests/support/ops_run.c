@@ -2,6 +2,8 @@
 #include "tests/support/ops_run.h"
 #include "tests/support/unit.h"
 
+#include "engine/base/f16.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -11,6 +13,7 @@ static const uint8_t intact[GUARD] = {0x5a, 0xa5, 0x5a, 0xa5};
 
 int ops_open(struct ops_dev *d, const struct ops_variant *v, struct err *e)
 {
+    *d = (struct ops_dev){0};
     struct backend_opts o = {v->threads, v->isa, OPS_MAX_ROWS, OPS_MAX_COLS, OPS_MAX_VOCAB};
     ck_assert_uint_eq(v->ops->abi, BACKEND_ABI);
     int rc = v->ops->open(&d->be, &o, e);
@@ -32,6 +35,15 @@ void ops_close(struct ops_dev *d)
 
 void ops_load(const struct ops_dev *d, struct weight *w, const struct ops_matrix *m)
 {
+    if (d->bf16) {
+        struct ops_dev plain = *d;
+        struct ops_matrix rounded;
+        plain.bf16 = false;
+        ops_matrix_to_bf16(&rounded, m);
+        ops_load(&plain, w, &rounded);
+        ops_matrix_free(&rounded);
+        return;
+    }
     struct err e = {0};
     int rc = d->ops->weight_load(d->be, w, m->part, m->n_parts, &e);
     ck_assert_msg(rc == 0, "%s: %s", d->name, e.text);
@@ -122,10 +134,15 @@ void ops_add_norm(const struct ops_dev *d, float *out, float *x, const float *ad
 
 void ops_linear(const struct ops_dev *d, float *out, const float *x, const struct weight *w, int32_t n)
 {
-    struct buf bx = floats_in(d, x, (size_t)n * w->cols), bo = floats_out(d, (size_t)n * w->rows);
+    size_t n_in = (size_t)n * w->cols;
+    float *in = ops_poison(n_in * sizeof *in);
+    for (size_t i = 0; i < n_in; i++)
+        in[i] = d->bf16 ? bf16_to_f32(bf16_from_f32(x[i])) : x[i];
+    struct buf bx = floats_in(d, in, n_in), bo = floats_out(d, (size_t)n * w->rows);
     d->ops->linear(d->be, bo.dev, bx.dev, w, n);
-    drop_buf(d, bx, x);
+    drop_buf(d, bx, in);
     take_buf(d, bo, out);
+    free(in);
 }
 
 void ops_rope_kv(const struct ops_dev *d, const struct rope_args *a, size_t pool_bytes)

@@ -10,6 +10,8 @@
 #include "engine/compute/backend.h"
 #include "tests/support/ops_gen.h"
 
+#include <stdbool.h>
+
 /* Which backend, how opened. */
 struct ops_variant {
     const struct backend_ops *ops;
@@ -21,6 +23,7 @@ struct ops_dev {
     const struct backend_ops *ops;
     struct backend *be;
     char name[64]; /* "cpu_fast avx2 x2" */
+    bool bf16;     /* the truth beside a backend whose weights and inputs of linear layers are bfloat16: rounds both */
 };
 
 #define OPS_MAX_ROWS  160

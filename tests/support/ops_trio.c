@@ -2,7 +2,31 @@
 #include "tests/support/ops_trio.h"
 #include "tests/support/unit.h"
 
+#include "engine/compute/load_cuda.h"
+
+#include <assert.h>
 #include <errno.h>
+#include <libgen.h>
+#include <string.h>
+#include <unistd.h>
+
+/* build/tests/ops/test_X -> build/libhearth_cuda.so */
+const struct backend_ops *ops_cuda(const char *test)
+{
+    char exe[4096], path[4200];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    const struct backend_ops *ops = NULL;
+    uint64_t memory;
+    struct err e;
+    assert(n > 0);
+    exe[n] = 0;
+    snprintf(path, sizeof path, "%s/" CUDA_LIBRARY, dirname(dirname(dirname(exe))));
+    if (access(path, F_OK) != 0)
+        printf("SKIP %s_on_cuda: no GPU (%s is not built)\n", test, CUDA_LIBRARY);
+    else if (load_cuda_from(path, &ops, &memory, &e) != 0)
+        printf("SKIP %s_on_cuda: no GPU (%s)\n", test, e.text);
+    return ops;
+}
 
 void ops_run_each(const struct ops_variant *v, size_t n, const char *test, int rounds, void (*check)(struct ops_trio *))
 {
@@ -19,6 +43,7 @@ void ops_run_each(const struct ops_variant *v, size_t n, const char *test, int r
         }
         ck_assert_int_eq(ops_open(&t.three, &three, &e), 0);
         ck_assert_int_eq(ops_open(&t.ref, &ref, &e), 0);
+        t.cuda = t.ref.bf16 = strcmp(v[i].ops->name, "cuda") == 0;
         for (t.round = 0; t.round < rounds; t.round++)
             check(&t);
         ops_close(&t.ref);

@@ -2,6 +2,8 @@
  *
  * The table is in this header, so that a test looks for backends whenever it is compiled (and it is, whenever the
  * library changes). A backend is in it once per isa; what this machine lacks is named and left out.
+ *
+ * With OPS_CUDA the same checks run on the CUDA backend alone, or say SKIP where it is not built or has no GPU.
  */
 #ifndef HEARTH_TESTS_OPS_TRIO_H
 #define HEARTH_TESTS_OPS_TRIO_H
@@ -14,8 +16,17 @@ struct ops_trio {
     struct ops_dev ref, one, three; /* cpu_ref; the backend under test with 1 and with 3 threads */
     struct ops_rng rng;
     int round;
+    bool cuda; /* linear layers: bfloat16 in, and a row's bits depend on the number of rows */
 };
 
+/* The CUDA backend of this build; NULL and a line SKIP for `test` where it can't work. */
+const struct backend_ops *ops_cuda(const char *test);
+
+/* Call check `rounds` times on each of n variants, with round 0, 1, ...; every variant sees the same cases. */
+void ops_run_each(const struct ops_variant *v, size_t n, const char *test, int rounds,
+                  void (*check)(struct ops_trio *));
+
+#ifndef OPS_CUDA
 static const struct ops_variant ops_backends[] = {
     {&backend_cpu_ref, "scalar", 1},
 #if __has_include("engine/compute/cpu_fast.c")
@@ -24,14 +35,18 @@ static const struct ops_variant ops_backends[] = {
 #endif
 };
 
-/* Call check `rounds` times on each of n variants, with round 0, 1, ...; every variant sees the same cases. */
-void ops_run_each(const struct ops_variant *v, size_t n, const char *test, int rounds,
-                  void (*check)(struct ops_trio *));
-
 static inline void ops_on_each(const char *test, int rounds, void (*check)(struct ops_trio *))
 {
     ops_run_each(ops_backends, sizeof ops_backends / sizeof *ops_backends, test, rounds, check);
 }
+#else
+static inline void ops_on_each(const char *test, int rounds, void (*check)(struct ops_trio *))
+{
+    struct ops_variant v = {ops_cuda(test), NULL, 1};
+    if (v.ops)
+        ops_run_each(&v, 1, test, rounds, check);
+}
+#endif
 
 /* n NaNs; n doubles equal to x, or 0 when x is NULL. malloc'ed. */
 float *ops_floats(size_t n);

@@ -126,6 +126,76 @@ START_TEST(test_params_take_the_smaller_of_both_lengths)
 }
 END_TEST
 
+START_TEST(test_params_let_a_request_ask_for_more_than_the_default_length)
+{
+    struct read r;
+    struct err e;
+    open_read(&r);
+    ck_assert_int_eq(config_set(&r.conf, "sampling.max_tokens", "100", CONFIG_SET, "test", &e), 0);
+    read_body(&r, "{}", PARAMS_CHAT);
+    ck_assert_int_eq(r.p.max_tokens, 100);
+    read_body(&r, "{\"max_tokens\":500}", PARAMS_CHAT);
+    ck_assert_int_eq(r.p.max_tokens, 500);
+    read_body(&r, "{\"max_completion_tokens\":500}", PARAMS_CHAT);
+    ck_assert_int_eq(r.p.max_tokens, 500);
+    read_body(&r, "{\"max_completion_tokens\":500,\"max_tokens\":null}", PARAMS_CHAT);
+    ck_assert_int_eq(r.p.max_tokens, 500);
+    read_body(&r, "{\"max_completion_tokens\":500}", PARAMS_COMPLETIONS); /* not a field of this dialect */
+    ck_assert_int_eq(r.p.max_tokens, 100);
+    ck_assert_str_eq(str_text(&r.p.ignored), "max_completion_tokens");
+    close_read(&r);
+}
+END_TEST
+
+START_TEST(test_params_give_logprobs_as_each_dialect_says_them)
+{
+    static const struct {
+        enum params_dialect dialect;
+        const char *body;
+        int n; /* -2 = refused */
+    } cases[] = {
+        {PARAMS_CHAT, "{}", -1},
+        {PARAMS_CHAT, "{\"logprobs\":true}", 0},
+        {PARAMS_CHAT, "{\"logprobs\":true,\"top_logprobs\":20}", 20},
+        {PARAMS_CHAT, "{\"logprobs\":true,\"top_logprobs\":21}", -2},
+        {PARAMS_CHAT, "{\"logprobs\":false,\"top_logprobs\":0}", -1},
+        {PARAMS_CHAT, "{\"logprobs\":1}", -2},
+        {PARAMS_COMPLETIONS, "{}", -1},
+        {PARAMS_COMPLETIONS, "{\"logprobs\":0}", 0},
+        {PARAMS_COMPLETIONS, "{\"logprobs\":20}", 20},
+        {PARAMS_COMPLETIONS, "{\"logprobs\":21}", -2},
+        {PARAMS_COMPLETIONS, "{\"logprobs\":-1}", -2},
+        {PARAMS_COMPLETIONS, "{\"logprobs\":true}", -2},
+        {PARAMS_COMPLETIONS, "{\"logprobs\":1,\"echo\":true}", -2},
+        {PARAMS_COMPLETIONS, "{\"n\":2,\"best_of\":3}", -2},
+        {PARAMS_COMPLETIONS, "{\"n\":2,\"best_of\":2}", -1},
+    };
+    struct read r;
+    open_read(&r);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        read_body(&r, cases[i].body, cases[i].dialect);
+        ck_assert_msg(r.ret == (cases[i].n == -2 ? -1 : 0), "%s: %s", cases[i].body, r.e.message);
+        if (r.ret == 0)
+            ck_assert_msg(params_sampling(&r.p, cases[i].dialect, 1).n_logprobs == cases[i].n, "%s", cases[i].body);
+    }
+    close_read(&r);
+}
+END_TEST
+
+START_TEST(test_params_take_the_servers_seed_when_a_request_has_none)
+{
+    struct read r;
+    open_read(&r);
+    read_body(&r, "{}", PARAMS_CHAT);
+    ck_assert(params_sampling(&r.p, PARAMS_CHAT, 77).seed == 77);
+    read_body(&r, "{\"seed\":null}", PARAMS_CHAT);
+    ck_assert(params_sampling(&r.p, PARAMS_CHAT, 77).seed == 77);
+    read_body(&r, "{\"seed\":0}", PARAMS_CHAT);
+    ck_assert(params_sampling(&r.p, PARAMS_CHAT, 77).seed == 0);
+    close_read(&r);
+}
+END_TEST
+
 START_TEST(test_params_read_stops_bias_and_seed)
 {
     struct read r;
@@ -168,5 +238,7 @@ START_TEST(test_params_list_what_they_do_not_know)
 END_TEST
 
 UNIT_MAIN("params", test_params_take_request_then_config_then_model_then_openai, test_params_hold_each_bound,
-          test_params_take_the_smaller_of_both_lengths, test_params_read_stops_bias_and_seed,
+          test_params_take_the_smaller_of_both_lengths, test_params_let_a_request_ask_for_more_than_the_default_length,
+          test_params_give_logprobs_as_each_dialect_says_them,
+          test_params_take_the_servers_seed_when_a_request_has_none, test_params_read_stops_bias_and_seed,
           test_params_list_what_they_do_not_know)

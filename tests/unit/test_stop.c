@@ -71,6 +71,50 @@ START_TEST(test_stop_agrees_with_a_search_over_the_whole)
 }
 END_TEST
 
+/* Text and strings that begin, end and contain each other, cut into three at each pair of places. */
+START_TEST(test_stop_finds_the_same_wherever_the_text_is_cut)
+{
+    static const struct {
+        const char *text, *strings[4];
+        const char *out; /* what the client sees */
+        int found;
+    } cases[] = {
+        {"one ab abc abcd", {"abcd", "abc"}, "one ab ", 1},
+        {"one ab abd abcd", {"abcd", "bcd"}, "one ab abd ", 0}, /* both end there: the longest */
+        {"one\n\nUser: hi", {"\n\nUser:", "\nUser:"}, "one", 0},
+        {"aaaaaab", {"aaab"}, "aaa", 0},
+        {"abababac", {"ababac"}, "ab", 0},
+        {"caf\xc3\xa9 \xf0\x9f\x98\x80!", {"\xf0\x9f\x98\x80"}, "caf\xc3\xa9 ", 0},
+        {"ends with a star", {"starts"}, "ends with a star", -1},
+        {"stop", {"s", "stop"}, "", 0}, /* the earliest end */
+    };
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        size_t n = strlen(cases[k].text);
+        struct stop_set set = {0};
+        for (; set.n < 4 && cases[k].strings[set.n]; set.n++) {
+            set.text[set.n] = cases[k].strings[set.n];
+            set.len[set.n] = strlen(set.text[set.n]);
+            set.longest = set.len[set.n] > set.longest ? set.len[set.n] : set.longest;
+        }
+        for (size_t i = 0; i <= n; i++)
+            for (size_t j = i; j <= n; j++) {
+                const size_t cuts[] = {0, i, j, n};
+                struct stop_scan scan = {0};
+                struct str out = {0};
+                int found = -1;
+                for (int piece = 0; piece < 3 && found < 0; piece++)
+                    found = stop_push(&scan, &set, cases[k].text + cuts[piece], cuts[piece + 1] - cuts[piece], &out);
+                if (found < 0)
+                    stop_flush(&scan, &out);
+                ck_assert_msg(found == cases[k].found && strcmp(str_text(&out), cases[k].out) == 0,
+                              "case %zu cut at %zu and %zu: found %d, out \"%s\"", k, i, j, found, str_text(&out));
+                stop_fini(&scan);
+                str_fini(&out);
+            }
+    }
+}
+END_TEST
+
 START_TEST(test_stop_without_strings_holds_nothing_back)
 {
     struct stop_set set = {0};
@@ -82,4 +126,5 @@ START_TEST(test_stop_without_strings_holds_nothing_back)
 }
 END_TEST
 
-UNIT_MAIN("stop", test_stop_agrees_with_a_search_over_the_whole, test_stop_without_strings_holds_nothing_back)
+UNIT_MAIN("stop", test_stop_agrees_with_a_search_over_the_whole, test_stop_finds_the_same_wherever_the_text_is_cut,
+          test_stop_without_strings_holds_nothing_back)

@@ -88,6 +88,55 @@ START_TEST(test_engine_tests_see_a_wrong_block)
 }
 END_TEST
 
-UNIT_MAIN("engine", test_engine_gives_each_request_what_its_ids_determine,
+START_TEST(test_engine_pauses_a_request_whose_log_probabilities_are_not_taken)
+{
+    struct engine_config c = {.block_tokens = 16, .ctx_tokens = 4096};
+    struct fake_cost cost = {.skim = true};
+    struct machine m;
+    struct hand_engine h;
+    struct err e = {0};
+    struct engine_event ev;
+    int32_t prompt[4] = {1, 2, 3, 4};
+    uint32_t got = 0, most = ENGINE_CREDIT + 300;
+    uint64_t id;
+    fake_clock_on();
+    fake_machine_open(&m, &c, 300, &cost);
+    m.config.check = 0;
+    hand_open(&h, &m);
+    struct engine_request r = {.prompt = prompt, .n_prompt = 4, .max_tokens = most, .n = 1, .sampling = hand_greedy()};
+    r.sampling.n_logprobs = 1;
+    ck_assert_int_eq(engine_submit(h.front, &r, &id, &e), 0);
+    for (uint32_t turn = 0; turn < 2 * most; turn++) {
+        loop_turn(&h.loop);
+        while (engine_poll(h.front, &ev))
+            got += ev.type == ENGINE_TOKENS ? ev.n : 0;
+    }
+    ck_assert_uint_eq(got, ENGINE_CREDIT); /* it waits, and holds its blocks */
+    int32_t other[20];
+    uint32_t cached;
+    ck_assert_uint_eq(ask(&h, prompt + 1, 3, 20, other, &cached), 20); /* others go on */
+    engine_credit(h.front, id, 0, 100);
+    for (uint32_t turn = 0; turn < 2 * most; turn++) {
+        loop_turn(&h.loop);
+        while (engine_poll(h.front, &ev))
+            got += ev.type == ENGINE_TOKENS ? ev.n : 0;
+    }
+    ck_assert_uint_eq(got, ENGINE_CREDIT + 100);
+    engine_credit(h.front, id, 0, ENGINE_CREDIT);
+    for (bool done = false; !done;) {
+        loop_turn(&h.loop);
+        while (engine_poll(h.front, &ev)) {
+            got += ev.type == ENGINE_TOKENS ? ev.n : 0;
+            done |= ev.type == ENGINE_DONE;
+        }
+    }
+    ck_assert_uint_eq(got, most);
+    hand_close(&h);
+    fake_machine_close(&m);
+}
+END_TEST
+
+UNIT_MAIN("engine", test_engine_pauses_a_request_whose_log_probabilities_are_not_taken,
+          test_engine_gives_each_request_what_its_ids_determine,
           test_engine_loses_no_token_when_it_preempts_all_the_time,
           test_engine_frees_everything_when_requests_are_cancelled, test_engine_tests_see_a_wrong_block)

@@ -177,6 +177,38 @@ START_TEST(test_sched_keeps_its_rules)
 }
 END_TEST
 
+START_TEST(test_sched_moves_the_oldest_prompt_even_when_there_is_no_time)
+{
+    struct kvcache kv;
+    struct sched s;
+    struct sched_limits limits = {.max_seqs = 4, .max_rows = 64, .step_ns = 1};
+    uint64_t number = 0;
+    rng = 1;
+    ck_assert_int_eq(hash_init_library(), 0);
+    ck_assert_int_eq(kvcache_open(&kv, 40, BT, false), 0);
+    ck_assert_int_eq(sched_open(&s, &limits, &kv), 0);
+    for (int i = 0; i < 3; i++)
+        add_one(&s);
+    struct seq *first = s.waiting[0];
+    uint32_t rows = 0;
+    while (rows < first->n_prompt) {
+        const struct plan *p = sched_step(&s, ++number);
+        ck_assert_ptr_nonnull(p);
+        uint32_t before = rows;
+        for (uint32_t i = 0; i < p->n_runs; i++)
+            if (s.slots[p->runs[i].slot] == first)
+                rows += p->runs[i].n_rows;
+        uint32_t left = first->n_prompt - before;
+        ck_assert_uint_eq(rows - before, left < SCHED_MIN_CHUNK ? left : SCHED_MIN_CHUNK);
+    }
+    for (int k = 0; k < MOST; k++)
+        if (seqs[k])
+            remove_one(&s, k);
+    sched_close(&s);
+    kvcache_close(&kv);
+}
+END_TEST
+
 START_TEST(test_sched_budget_learns_a_machine)
 {
     struct budget b;
@@ -201,4 +233,5 @@ START_TEST(test_sched_budget_learns_a_machine)
 }
 END_TEST
 
-UNIT_MAIN("sched", test_sched_keeps_its_rules, test_sched_budget_learns_a_machine)
+UNIT_MAIN("sched", test_sched_keeps_its_rules, test_sched_moves_the_oldest_prompt_even_when_there_is_no_time,
+          test_sched_budget_learns_a_machine)

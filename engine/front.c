@@ -22,10 +22,12 @@
 
 /* -- start and stop */
 
-static int watch(struct engine *g, int fd)
+static int watch(struct engine *g, int fd, struct err *e)
 {
     struct epoll_event ev = {.events = EPOLLIN};
-    return fd < 0 || epoll_ctl(g->epoll, EPOLL_CTL_ADD, fd, &ev) == 0 ? 0 : -errno;
+    return fd < 0 || sys.epoll_ctl(g->epoll, EPOLL_CTL_ADD, fd, &ev) == 0
+               ? 0
+               : err_set(e, errno, "engine: epoll: %s", strerror(errno));
 }
 
 /* A new segment and an engine over it. */
@@ -39,10 +41,10 @@ static int start(struct engine *g, struct err *e)
         err_set(e, -ret, "engine segment: no memory");
         goto fail;
     }
-    if ((ret = spawn_start(&g->spawn, g->mode, g->program, &g->b, e)))
+    /* nothing may fail after a thread was started: only a process can be ended from outside */
+    if ((ret = watch(g, g->b.wake_front, e)) || (ret = spawn_start(&g->spawn, g->mode, g->program, &g->b, e)))
         goto fail;
-    if ((ret = watch(g, g->b.wake_front)) || (ret = watch(g, g->spawn.pidfd))) {
-        err_set(e, -ret, "engine: epoll: %s", strerror(-ret));
+    if ((ret = watch(g, g->spawn.pidfd, e))) {
         spawn_kill(&g->spawn);
         goto fail;
     }
@@ -66,7 +68,7 @@ int engine_open(struct engine **out, const struct engine_config *c, enum engine_
     g->mode = mode;
     g->b.memfd = g->b.wake_engine = g->b.wake_front = g->spawn.pidfd = -1;
     int ret;
-    g->epoll = epoll_create1(EPOLL_CLOEXEC);
+    g->epoll = sys.epoll_create1(EPOLL_CLOEXEC);
     if (g->epoll < 0) {
         ret = err_set(e, errno, "engine: epoll: %s", strerror(errno));
         goto fail;
@@ -151,7 +153,7 @@ void engine_close(struct engine *g)
     free(g->live);
     free(g->program);
     if (g->epoll >= 0)
-        close(g->epoll);
+        sys.close(g->epoll);
     free(g);
 }
 

@@ -7,10 +7,12 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define BUSY_MS 5    /* longest wait with requests that can't go on by themselves, */
+#define IDLE_MS 1000 /* and without any */
 
 int loop_open(struct loop *l, struct boundary *b, struct machine *m, struct err *e)
 {
@@ -227,9 +229,9 @@ void loop_run(struct loop *l)
         if (loop_turn(l))
             continue;
         /* Nothing to do: wait for the front. Requests that live but can't run or send wait for its credit or for room
-         * in the out ring, which has no bell: look again soon. */
+         * in the out ring, which has no bell: look again soon. A bell that could not be rung costs IDLE_MS. */
         struct pollfd p = {.fd = l->b->wake_engine, .events = POLLIN};
-        poll(&p, 1, l->n_live ? 5 : -1);
+        sys.poll(&p, 1, l->n_live ? BUSY_MS : IDLE_MS);
         boundary_clear(l->b->wake_engine);
     }
 }

@@ -2,10 +2,10 @@
 #include "engine/spawn.h"
 
 #include "engine/base/log.h"
+#include "engine/base/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -43,7 +43,7 @@ static int start_process(struct spawn *s, const char *program, const struct boun
         ret = posix_spawn(&s->pid, program ? program : "/proc/self/exe", &act, NULL, argv, environ);
     for (int i = 0; i < CHILD_FDS; i++)
         if (high[i] >= 0)
-            close(high[i]);
+            sys.close(high[i]);
     posix_spawn_file_actions_destroy(&act);
     if (ret)
         return err_set(e, ret, "engine process: %s", strerror(ret));
@@ -76,7 +76,7 @@ static void reap(struct spawn *s, int *status)
     while (waitpid(s->pid, status, 0) < 0 && errno == EINTR)
         ;
     if (s->pidfd >= 0)
-        close(s->pidfd);
+        sys.close(s->pidfd);
     s->pidfd = -1;
     s->running = false;
 }
@@ -86,7 +86,7 @@ bool spawn_ended(struct spawn *s, char how[64])
     if (s->mode != ENGINE_MODE_EXEC || !s->running)
         return false;
     struct pollfd p = {.fd = s->pidfd, .events = POLLIN};
-    if (poll(&p, 1, 0) != 1)
+    if (sys.poll(&p, 1, 0) != 1)
         return false;
     int status = 0;
     reap(s, &status);
@@ -117,7 +117,7 @@ void spawn_stop(struct spawn *s)
     }
     struct pollfd p = {.fd = s->pidfd, .events = POLLIN};
     int status;
-    if (poll(&p, 1, STOP_MS) == 1) {
+    if (sys.poll(&p, 1, STOP_MS) == 1) {
         reap(s, &status);
         return;
     }

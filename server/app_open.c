@@ -175,7 +175,7 @@ int app_open_signals(struct app *a, struct err *e)
     sigaddset(&set, SIGINT);
     signal(SIGPIPE, SIG_IGN);
     int ret = pthread_sigmask(SIG_BLOCK, &set, NULL);
-    a->signals = ret ? -1 : signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    a->signals = ret ? -1 : sys.signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     return a->signals < 0 ? err_set(e, ret ? ret : errno, "signals: %s", strerror(ret ? ret : errno)) : 0;
 }
 

@@ -7,6 +7,8 @@
 #ifndef HEARTH_BASE_SYS_H
 #define HEARTH_BASE_SYS_H
 
+#include <poll.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/epoll.h>
@@ -51,6 +53,8 @@ struct sys_table {
     int (*epoll_create1)(int flags);
     int (*epoll_ctl)(int ep, int op, int fd, struct epoll_event *event);
     int (*epoll_wait)(int ep, struct epoll_event *events, int n, int timeout_ms);
+    int (*poll)(struct pollfd *fds, nfds_t n, int timeout_ms);
+    int (*signalfd)(int fd, const sigset_t *mask, int flags);
     uint64_t (*now_ns)(void);           /* monotonic clock, nanoseconds: the only clock that timeouts may use */
     int64_t (*wall_s)(void);            /* seconds since 1970, for `created` fields and logs only */
     int (*random)(void *buf, size_t n); /* getrandom: 0 or -1 */

@@ -227,8 +227,9 @@ static void warm_up(struct app *a)
     struct engine_request r = {.prompt = ids, .n_prompt = 1, .max_tokens = 1, .n = 1};
     struct err e;
     r.sampling = (struct engine_sampling){.top_p = 1, .repetition = 1, .n_logprobs = -1};
-    int ret = sys.random(r.salt, sizeof r.salt) == 0 ? engine_submit(a->engine, &r, &a->warm_id, &e) : 0;
-    if (ret)
+    int ret = sys.random(r.salt, sizeof r.salt) == 0 ? engine_submit(a->engine, &r, &a->warm_id, &e)
+                                                     : err_set(&e, errno, "random: %s", strerror(errno));
+    if (ret) /* on_tick tries again */
         log_warn("engine warm", "error=\"%s\"", e.text);
     else
         a->state = APP_WARMING;
@@ -323,7 +324,8 @@ static void on_tick(void *ctx)
         next = g->next;
         gen_tick(g, now);
     }
-    watch_state(a);
+    on_workers(a); /* a bell that could not be rung costs a tick */
+    on_engine(a);
     feed_watchdog(a, now);
     if (a->state == APP_DRAINING &&
         (http_open_calls(a->http) == 0 || now - a->drain_ns > a->conf->drain.timeout * 1000000))

@@ -52,6 +52,7 @@ void gen_put_chunk(const struct gen *g, const struct gen_choice *c, const char *
         put_ids(c->ids + c->n_sent, c->n_done - c->n_sent, out);
     }
     str_puts(out, g->p.include_usage ? "}],\"usage\":null}\n\n" : "}]}\n\n");
+    out->oom |= c->text.oom; /* a chunk without what was lost would look whole */
 }
 
 static void put_usage(const struct gen *g, struct str *out)

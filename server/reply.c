@@ -62,6 +62,8 @@ void api_put_error(const struct api_error *e, struct str *out)
 
 void reply_error(struct http_call *c, const struct api_error *e)
 {
+    static const char no_memory[] = "{\"error\":{\"message\":\"no memory for the answer\",\"type\":"
+                                    "\"service_unavailable_error\",\"param\":null,\"code\":\"out_of_memory\"}}";
     struct str body = {0};
     char ms[16], s[16];
     struct http_header h[3];
@@ -75,7 +77,10 @@ void reply_error(struct http_call *c, const struct api_error *e)
     }
     if (e->status == 401)
         h[n++] = (struct http_header){"WWW-Authenticate", "Bearer"};
-    http_answer(c, e->status, "application/json", h, n, str_text(&body), body.len);
+    if (body.oom)
+        http_answer(c, 503, "application/json", NULL, 0, no_memory, sizeof no_memory - 1);
+    else
+        http_answer(c, e->status, "application/json", h, n, body.data, body.len);
     str_fini(&body);
 }
 

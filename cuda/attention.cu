@@ -1,8 +1,8 @@
 /* attention - causal attention over paged KV on plain CUDA cores: correct first, replaced piece by piece later.
  *
  * Method. Keys go in pieces of 128 at absolute positions, a piece in tiles of 32. A CTA holds NV query vectors (rows
- * times heads of one kv head) and, tile by tile, brings K and then V into shared memory as float, so that a key is read
- * once for all NV. Softmax is online within a piece (Milakov & Gimelshein 2018); pieces are merged in order. A prefill
+ * times heads of one kv head) and, tile by tile, brings K and V into shared memory as float, so that a key is read once
+ * for all NV. Softmax is online within a piece (Milakov & Gimelshein 2018); pieces are merged in order. A prefill
  * tile walks over all pieces itself; few vectors over many keys are split: a CTA a piece, partial results (o, max, sum)
  * in memory, and a second launch that merges them in the same order with the same operations. So a row's bits depend
  * neither on how it was cut nor on the rows beside it: a masked key has weight 0, and a piece without keys changes
@@ -63,11 +63,13 @@ static __device__ inline struct softmax first_of(const struct attn_kernel_args &
 
 template <int DP, int NV> struct tile_shared {
     float q[NV][DP];
-    float kv[KT][DP + 1]; /* K, then V; one float more, so that lanes on different keys meet different banks */
+    float k[KT][DP + 1]; /* one float more, so that lanes on different keys meet different banks */
+    float v[KT][DP];
     float p[NV][KT];
     float shrink[NV]; /* what the values so far are multiplied by */
     float wa[NV], wb[NV];
-    const uint8_t *row[2][KT];  /* K and V rows of the tile; NULL: no vector sees the key */
+    const uint8_t *row[2][KT];  /* K and V rows of the tile, */
+    bool seen[KT];              /* and whether any vector sees the key */
     int32_t begin[NV], end[NV]; /* keys that a vector sees */
 };
 
@@ -118,19 +120,29 @@ static __device__ void union_range(const struct tile_shared<DP, NV> &s, int32_t 
         }
 }
 
-/* K (v = 0) or V (v = 1) of the tile into shared memory; zeros where no vector looks, for 0 times garbage may be NaN.
+/* K and V of the tile into shared memory; zeros where no vector looks, for 0 times garbage may be NaN. All loads of a
+ * thread are under way before the first is used: without a branch between them, from a row that is there in any case.
  */
-template <int DP, int NV>
-static __device__ void load_tile(const struct kv_view &kv, struct tile_shared<DP, NV> &s, int v)
+template <int DP, int NV, uint32_t format> static __device__ void load_tile(int32_t half, struct tile_shared<DP, NV> &s)
 {
-    const int32_t half = (int32_t)kv.head_dim / 2;
-#pragma unroll 8
-    for (int i = threadIdx.x; i < KT * DP / 2; i += THREADS) {
-        int key = i / (DP / 2), k = i % (DP / 2);
-        const uint8_t *row = s.row[v][key];
-        float2 f = row && k < half ? kv_get_pair(kv, row, k) : make_float2(0.0f, 0.0f);
-        s.kv[key][2 * k] = f.x;
-        s.kv[key][2 * k + 1] = f.y;
+    constexpr int n = KT * DP / 2 / THREADS, at_once = n < 8 ? n : 8;
+    for (int i0 = 0; i0 < n; i0 += at_once) {
+        float2 k[at_once], v[at_once];
+#pragma unroll
+        for (int i = 0; i < at_once; i++) {
+            int at = threadIdx.x + (i0 + i) * THREADS, key = at / (DP / 2), pair = min(at % (DP / 2), half - 1);
+            k[i] = kv_get_pair<format>(s.row[0][key], pair);
+            v[i] = kv_get_pair<format>(s.row[1][key], pair);
+        }
+#pragma unroll
+        for (int i = 0; i < at_once; i++) {
+            int at = threadIdx.x + (i0 + i) * THREADS, key = at / (DP / 2), pair = at % (DP / 2);
+            bool there = s.seen[key] && pair < half;
+            s.k[key][2 * pair] = there ? k[i].x : 0.0f;
+            s.k[key][2 * pair + 1] = there ? k[i].y : 0.0f;
+            s.v[key][2 * pair] = there ? v[i].x : 0.0f;
+            s.v[key][2 * pair + 1] = there ? v[i].y : 0.0f;
+        }
     }
 }
 
@@ -144,7 +156,7 @@ static __device__ void score_tile(struct tile_shared<DP, NV> &s, float scale, in
     float dot[wv] = {};
 #pragma unroll 4
     for (int k = 0; k < DP; k++) {
-        float x = s.kv[lane][k];
+        float x = s.k[lane][k];
 #pragma unroll
         for (int i = 0; i < wv; i++)
             dot[i] = fmaf(s.q[v0 + i][k], x, dot[i]);
@@ -182,7 +194,7 @@ static __device__ void add_values(const struct tile_shared<DP, NV> &s, float o[s
     for (int key = 0; key < KT; key++)
 #pragma unroll
         for (int e = 0; e < sh::per; e++) {
-            float x = s.kv[key][k0 + e * THREADS];
+            float x = s.v[key][k0 + e * THREADS];
 #pragma unroll
             for (int i = 0; i < sh::nv; i++)
                 o[i][e] = fmaf(s.p[v0 + i][key], x, o[i][e]);
@@ -197,15 +209,18 @@ static __device__ void attend_tile(const struct attn_kernel_args &a, struct tile
 {
     __syncthreads(); /* the tile before has been read */
     if (threadIdx.x < 2 * KT) {
-        int32_t v = threadIdx.x / KT, key = key0 + threadIdx.x % KT;
-        s.row[v][threadIdx.x % KT] = key >= begin && key < end ? kv_at(a.kv, table, key, g, v) : nullptr;
+        int32_t v = threadIdx.x / KT, i = threadIdx.x % KT, key = key0 + i;
+        s.row[v][i] = kv_at(a.kv, table, min(max(key, begin), end - 1), g, v);
+        if (v == 0)
+            s.seen[i] = key >= begin && key < end;
     }
     __syncthreads();
-    load_tile<DP, NV>(a.kv, s, 0);
+    if (a.kv.format == KV_FORMAT_KV32)
+        load_tile<DP, NV, KV_FORMAT_KV32>((int32_t)a.kv.head_dim / 2, s);
+    else
+        load_tile<DP, NV, KV_FORMAT_KV16>((int32_t)a.kv.head_dim / 2, s);
     __syncthreads();
     score_tile<DP, NV>(s, a.scale, key0, sm);
-    __syncthreads();
-    load_tile<DP, NV>(a.kv, s, 1);
     __syncthreads();
     add_values<DP, NV>(s, o);
 }
@@ -344,6 +359,7 @@ static __global__ void combine_kernel(const struct attn_kernel_args a)
         struct softmax all = first_of(a, h);
         float acc = 0;
         const float *p = from;
+#pragma unroll 4
         for (int32_t i = 0; i < sp.n; i++, p += step) {
             float wa, wb;
             merge_weights(&all, {p[d], p[d + 1]}, &wa, &wb);
@@ -365,6 +381,9 @@ template <int DP, int NV> static void allow_shared(void)
 
 void attention_setup(void)
 {
+    allow_shared<128, 4>();
+    allow_shared<128, 8>();
+    allow_shared<128, 16>();
     allow_shared<256, 4>();
     allow_shared<256, 8>();
     allow_shared<256, 16>();

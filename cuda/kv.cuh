@@ -22,10 +22,10 @@ static __device__ inline void kv_put(const struct kv_view &kv, uint8_t *row, int
 }
 
 /* Elements 2i and 2i + 1 with one load: head_dim is even, so a pair is aligned to its size. */
-static __device__ inline float2 kv_get_pair(const struct kv_view &kv, const uint8_t *row, int32_t i)
+template <uint32_t format> static __device__ inline float2 kv_get_pair(const uint8_t *row, int32_t i)
 {
     float2 f;
-    if (kv.format == KV_FORMAT_KV32)
+    if (format == KV_FORMAT_KV32)
         return *(const float2 *)(row + kv32_row_bytes(2 * (uint32_t)i));
     uint32_t raw = *(const uint32_t *)(row + kv16_row_bytes(2 * (uint32_t)i));
     kv16_get(&f.x, &raw, 2);

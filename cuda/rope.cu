@@ -25,9 +25,10 @@ static __global__ void rope_kernel(const struct rope_kernel_args a)
     const int32_t t = blockIdx.x, d = (int32_t)a.kv.head_dim, half = d / 2, g_n = (int32_t)a.kv.n_kv_heads;
     const int32_t pos = a.step.pos[t], *table = a.step.table + a.step.table_at[a.step.row_seq[t]];
     for (int32_t i = threadIdx.x; i < half; i += THREADS) {
-        double angle = (double)pos * a.inv_freq[i];
-        cosine[i] = (float)(cos(angle) * a.factor);
-        sine[i] = (float)(sin(angle) * a.factor);
+        double c, s;
+        sincos((double)pos * a.inv_freq[i], &s, &c);
+        cosine[i] = (float)(c * a.factor);
+        sine[i] = (float)(s * a.factor);
     }
     __syncthreads();
     float *row = a.qkv + (size_t)t * (size_t)(a.n_heads + 2 * g_n) * (size_t)d;

@@ -7,7 +7,8 @@
 
 #include <assert.h>
 
-#define THREADS 256
+#define THREADS      256
+#define NORM_THREADS 1024 /* a row of a model is a few elements a thread, whose loads go together */
 
 static dim3 grid_over(size_t n)
 {
@@ -37,24 +38,26 @@ void cuda_embed(struct backend *be, float *out, const struct weight *table, cons
 /* Sum over the threads of a block, the same order each time; every thread gets it. */
 static __device__ float block_sum(float x)
 {
-    __shared__ float part[THREADS / 32];
+    __shared__ float part[NORM_THREADS / 32];
     for (int k = 16; k; k /= 2)
         x += __shfl_xor_sync(~0u, x, k);
     if (threadIdx.x % 32 == 0)
         part[threadIdx.x / 32] = x;
     __syncthreads();
     float sum = 0;
-    for (int i = 0; i < THREADS / 32; i++)
+    for (int i = 0; i < NORM_THREADS / 32; i++)
         sum += part[i];
     return sum;
 }
 
 /* Grid: rows. Two passes over the row, which is in L1 or L2 for the second. */
-static __global__ void add_norm_kernel(float *out, float *x, const float *add, const float *w, float eps, int32_t width)
+static __global__ void add_norm_kernel(float *__restrict__ out, float *__restrict__ x, const float *__restrict__ add,
+                                       const float *__restrict__ w, float eps, int32_t width)
 {
     size_t at = (size_t)blockIdx.x * width;
     float squares = 0;
-    for (int32_t i = threadIdx.x; i < width; i += THREADS) {
+#pragma unroll 2
+    for (int32_t i = threadIdx.x; i < width; i += NORM_THREADS) {
         float v = x[at + i];
         if (add) {
             v += add[at + i];
@@ -65,7 +68,8 @@ static __global__ void add_norm_kernel(float *out, float *x, const float *add, c
     if (!out)
         return;
     float scale = 1.0f / sqrtf(block_sum(squares) / (float)width + eps);
-    for (int32_t i = threadIdx.x; i < width; i += THREADS)
+#pragma unroll 2
+    for (int32_t i = threadIdx.x; i < width; i += NORM_THREADS)
         out[at + i] = x[at + i] * scale * w[i];
 }
 
@@ -73,7 +77,7 @@ void cuda_add_norm(struct backend *be, float *out, float *x, const float *add, c
                    int32_t n_rows, int32_t width)
 {
     struct cuda *c = cuda_of(be);
-    add_norm_kernel<<<(unsigned)n_rows, THREADS, 0, c->stream>>>(out, x, add, w, eps, width);
+    add_norm_kernel<<<(unsigned)n_rows, NORM_THREADS, 0, c->stream>>>(out, x, add, w, eps, width);
     LAUNCHED();
 }
 

@@ -2,6 +2,7 @@
 #include "tests/support/mini_engine.h"
 
 #include "engine/base/rng.h"
+#include "tests/support/float_loader.h"
 #include "tests/support/ops_trio.h"
 
 #include <assert.h>
@@ -28,13 +29,11 @@ struct mini {
 const struct backend_ops *mini_backend(void)
 {
     const char *name = getenv("HEARTH_TEST_BACKEND");
-#if __has_include("engine/compute/cpu_fast.c")
     if (!name || !strcmp(name, "cpu_fast"))
         return &backend_cpu_fast;
-#endif
-    if (name && !strcmp(name, "cuda"))
+    if (!strcmp(name, "cuda"))
         return ops_cuda("mini_engine");
-    assert(!name || !strcmp(name, "cpu_ref"));
+    assert(!strcmp(name, "cpu_ref"));
     return &backend_cpu_ref;
 }
 
@@ -119,6 +118,8 @@ int mini_open(struct mini **out, const struct mini_opts *o, struct err *e)
     int rc = loader_open(&m->loader, m->o.source, e);
     if (rc)
         goto fail;
+    if (m->o.floats)
+        m->loader = float_loader(m->loader);
     const struct model_shape *s = loader_ops(m->loader)->shape(m->loader);
     struct backend_opts bo = {.threads = m->o.threads,
                               .isa = m->o.isa,

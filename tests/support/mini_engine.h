@@ -22,6 +22,7 @@ struct mini_opts {
     const struct backend_ops *backend; /* NULL = mini_backend() */
     const char *isa;                   /* NULL = auto */
     int32_t threads;                   /* 0 = all */
+    bool floats;                       /* weights as float32 (float_loader.h) */
     enum kv_format format;             /* 0 = kv32 */
     int32_t block_tokens;              /* 0 = 64 */
     int32_t max_rows;                  /* 0 = 256 */

@@ -39,7 +39,7 @@ START_TEST(test_cuda_refuses_to_start_without_its_library_and_auto_takes_the_cpu
     ck_assert_int_eq(hash_init_library(), 0);
     ck_assert_int_lt(machine_open(&m, &c, NULL, NULL, &e), 0);
     ck_assert_ptr_eq(strstr(e.text, "backend cuda: "), e.text);
-    ck_assert_ptr_nonnull(strstr(e.text, CUDA_LIBRARY));
+    ck_assert(strstr(e.text, CUDA_LIBRARY) || strstr(e.text, "driver")); /* whichever is missing first */
     strcpy(c.backend, "auto");
     ck_assert_msg(machine_open(&m, &c, NULL, NULL, &e) == 0, "%s", e.text);
     ck_assert_ptr_nonnull(strstr(m.device, "(no GPU)"));

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("HEARTHD", str(ROOT / "build/hearthd"))
-SLOW = 4 if "san-" in BINARY else 1
+SLOW = 10 if "san-" in BINARY else 1
 
 
 class Hearthd:

@@ -14,8 +14,7 @@ struct text_job {
     struct app *app;
     uint64_t call; /* http_id: the client may go meanwhile */
     bool decode;
-    char *body;
-    size_t n_body;
+    struct http_body body;
     struct str out;
     struct api_error error;
 };
@@ -98,7 +97,7 @@ static void work(struct worker_job *w)
     struct text_job *j = (struct text_job *)(void *)w;
     struct json *doc;
     struct err e;
-    int ret = json_parse(&doc, j->body ? j->body : "", j->n_body, NULL, &e);
+    int ret = json_parse(&doc, j->body.bytes ? j->body.bytes : "", j->body.n, NULL, &e);
     if (ret) {
         api_fail(&j->error, ret == -ENOMEM ? 503 : 400, "invalid_json", NULL, "%s", e.text);
         return;
@@ -123,7 +122,7 @@ static void worked(struct worker_job *w)
     else if (c)
         reply_json(c, 200, &j->out);
     str_fini(&j->out);
-    free(j->body);
+    http_give_body(j->app->http, &j->body);
     free(j);
 }
 
@@ -133,10 +132,10 @@ static void start(struct app *a, struct http_call *c, bool decode)
     struct api_error e;
     if (j) {
         *j = (struct text_job){.job = {work, worked, NULL}, .app = a, .call = http_id(c), .decode = decode};
-        j->body = http_take_body(c, &j->n_body);
+        j->body = http_take_body(c);
         if (workers_submit(a->workers, &j->job) == 0)
             return;
-        free(j->body);
+        http_give_body(a->http, &j->body);
         free(j);
     }
     api_fail(&e, 429, "queue_full", NULL, "too many requests are being read");

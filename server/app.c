@@ -379,6 +379,7 @@ int app_run(struct app *a, struct err *e)
 void app_close(struct app *a)
 {
     http_close(a->http); /* ends the calls, so that every gen is cancelled or with a worker */
+    a->http = NULL;
     workers_close(a->workers);
     assert(a->n_gens == 0);
     engine_close(a->engine);

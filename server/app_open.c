@@ -19,8 +19,7 @@
 #include <string.h>
 #include <sys/signalfd.h>
 
-#define HANDED_MAX  16              /* sockets from systemd */
-#define BODY_MEMORY (1024ull << 20) /* of all request bodies together */
+#define HANDED_MAX 16 /* sockets from systemd */
 
 /* -- configuration to engine */
 
@@ -142,13 +141,13 @@ int app_open_http(struct app *a, const struct http_app *callbacks, struct err *e
         .header_bytes = c->http.header_bytes,
         .header_count = (uint32_t)c->http.header_count,
         .stream_bytes = c->http.stream_bytes,
+        .body_memory = c->http.body_memory,
         .header_ms = (uint32_t)c->http.header_time,
         .idle_ms = (uint32_t)c->http.idle,
         .body_ms = (uint32_t)c->http.body_time,
         .write_stall_ms = (uint32_t)c->http.write_stall,
         .tls_cert = c->http.tls_cert,
         .tls_key = c->http.tls_key,
-        .body_memory = BODY_MEMORY,
     };
     int fds[HANDED_MAX], n = 0;
     int ret = c->auth.key_file ? auth_open(&a->auth, c->auth.key_file, e) : 0;

@@ -341,6 +341,10 @@ int config_finish(struct config *c, struct err *e)
     if (!c->http.tls_cert != !c->http.tls_key)
         return err_set(e, EINVAL, "http.%s is set without http.%s: HTTPS needs both",
                        c->http.tls_cert ? "tls_cert" : "tls_key", c->http.tls_cert ? "tls_key" : "tls_cert");
+    if (c->http.body_memory <= c->http.max_body)
+        return err_set(e, EINVAL,
+                       "http.body_memory %llu: must be more than http.max_body %llu, or no body of that size fits",
+                       (unsigned long long)c->http.body_memory, (unsigned long long)c->http.max_body);
     int rc = choose_model(c, e);
     return rc == 0 ? check_listen(c, e) : rc;
 }

@@ -47,7 +47,7 @@ struct config {
     struct config_list listen;
     struct {
         int64_t max_connections, header_count;
-        uint64_t max_body, header_bytes, stream_bytes;
+        uint64_t max_body, body_memory, header_bytes, stream_bytes;
         uint64_t header_time, body_time, idle, write_stall; /* ms */
         const char *tls_cert, *tls_key;
     } http;
@@ -118,7 +118,7 @@ int config_set(struct config *c, const char *key, const char *value, enum config
  * at commas. */
 int config_add(struct config *c, const char *key, const char *item, enum config_source source, const char *where,
                struct err *e);
-/* Rules between keys: listen addresses are well-formed and not public without keys; certificate and key come together;
+/* Rules between keys: listen addresses are well-formed and not public without keys; certificate and key come together; body_memory holds a max_body;
  * of model.path and model.random the higher source wins, and one source may give only one. Call once, last. */
 int config_finish(struct config *c, struct err *e);
 

@@ -36,6 +36,7 @@ const struct config_row config_rows[] = {
     {LIST(listen, "127.0.0.1:8080,[::1]:8080", "HOST:PORT, [IPV6]:PORT or unix:PATH; public ones need API keys")},
     {INT(http.max_connections, "4096", 1, 1000000, "open connections; one more is answered 503 and closed")},
     {BYTES(http.max_body, "64MiB", KIB, 4 * GIB, "request body; larger is answered 413")},
+    {BYTES(http.body_memory, "512MiB", 2 * KIB, PIB, "all request bodies in memory together; above: 503")},
     {BYTES(http.header_bytes, "16KiB", KIB, 64 * KIB, "all headers of a request together; larger is answered 431")},
     {INT(http.header_count, "100", 8, 1000, "header fields of a request; more is answered 431")},
     {DURATION(http.header_time, "10s", 100, HOUR, "for the headers of a request to arrive")},

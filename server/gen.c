@@ -47,7 +47,7 @@ static void gen_free(struct gen *g)
     arena_fini(&g->mem);
     free(g->parts);
     free(g->choices);
-    free(g->body);
+    http_give_body(g->app->http, &g->body);
     free(g);
 }
 
@@ -105,7 +105,7 @@ static int parse(struct gen *g)
     struct err e;
     struct json *doc;
     const struct app *a = g->app;
-    int ret = json_parse(&doc, g->body ? g->body : "", g->n_body, NULL, &e);
+    int ret = json_parse(&doc, g->body.bytes ? g->body.bytes : "", g->body.n, NULL, &e);
     if (ret)
         return api_fail(&g->error, ret == -ENOMEM ? 503 : 400, ret == -ENOMEM ? "out_of_memory" : "invalid_json", NULL,
                         "%s", e.text);
@@ -116,8 +116,6 @@ static int parse(struct gen *g)
     if (!ret)
         ret = g->dialect->parse(g, json_root(doc));
     json_close(doc);
-    free(g->body);
-    g->body = NULL;
     return ret ? ret : settle_length(g);
 }
 
@@ -261,6 +259,7 @@ static void worked(struct worker_job *j)
 {
     struct gen *g = (struct gen *)(void *)j;
     g->in_worker = false;
+    http_give_body(g->app->http, &g->body);
     if (!g->call) {
         gen_free(g);
         return;
@@ -302,7 +301,7 @@ void gen_start(struct app *a, struct http_call *c, const struct dialect *d)
         g->next->prev = g;
     a->gens = g;
     a->n_gens++;
-    g->body = http_take_body(c, &g->n_body);
+    g->body = http_take_body(c);
     http_set_user(c, g);
     g->in_worker = workers_submit(a->workers, &g->job) == 0;
     if (!g->in_worker) {

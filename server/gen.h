@@ -61,8 +61,7 @@ struct gen {
     struct app *app;
     struct http_call *call; /* NULL: gone */
     const struct dialect *dialect;
-    char *body;
-    size_t n_body;
+    struct http_body body;
     struct arena mem;
     struct gen_params p;
     struct api_error error;

@@ -334,7 +334,7 @@ uint32_t http_open_connections(const struct http *h)
 
 struct http_call *http_find(struct http *h, uint64_t id)
 {
-    struct http_call *c = h->by_id[id & (h->n_ids - 1)];
+    struct http_call *c = h ? h->by_id[id & (h->n_ids - 1)] : NULL;
     while (c && c->id != id)
         c = c->next_id;
     return c;

@@ -32,6 +32,11 @@ struct http_header {
     const char *name, *value;
 };
 
+struct http_body {
+    char *bytes;
+    size_t n, room;
+};
+
 enum http_gone {
     HTTP_GONE_DONE,    /* the answer was handed to the kernel whole */
     HTTP_GONE_CLIENT,  /* the client vanished (FIN, half-close or RST) or broke the protocol */
@@ -61,7 +66,7 @@ struct http_conf {
     size_t header_bytes;            /* cap of all headers, 16 KiB */
     uint32_t header_count;          /* 100 */
     size_t stream_bytes;            /* ring of one stream, 64 KiB: what a slow reader may hold */
-    size_t body_memory;             /* all request bodies in memory together; above: 503. 0 = no cap */
+    size_t body_memory;             /* all request bodies in memory together, taken ones too; above: 503. 0 = no cap */
     uint32_t header_ms, idle_ms;    /* 10 s, 75 s: for a head to arrive; for a connection without a request */
     uint32_t body_ms;               /* 30 s, plus 1 s per 64 KiB received */
     uint32_t write_stall_ms;        /* 60 s: no byte taken for so long ends the call */
@@ -92,17 +97,19 @@ uint32_t http_open_connections(const struct http *h);
 void http_close(struct http *h);
 
 /* -- reading a call; all strings live until gone() has returned */
-uint64_t http_id(const struct http_call *c); /* never 0, never used twice in a process */
-struct http_call *http_find(struct http *h, uint64_t id);
+uint64_t http_id(const struct http_call *c);              /* never 0, never used twice in a process */
+struct http_call *http_find(struct http *h, uint64_t id); /* NULL also where h is NULL: closed */
 const char *http_method(const struct http_call *c);
 /* Decoded once, without query; starts with '/' ("*" for OPTIONS *). Dots and double slashes stay as they came. */
 const char *http_path(const struct http_call *c);
 const char *http_query(const struct http_call *c, const char *name);  /* decoded value or NULL; the first one */
 const char *http_header(const struct http_call *c, const char *name); /* any case; NULL when absent; the first one */
 const char *http_body(const struct http_call *c, size_t *n); /* after body(); not NULL when n > 0; terminated */
-/* The same, but the bytes are the caller's from now on (free them): for a worker that may outlive the call. NULL for
- * an empty body. */
-char *http_take_body(struct http_call *c, size_t *n);
+/* The same, but the bytes are the caller's from now on: for a worker that may outlive the call. They count as
+ * body_memory until they are given back. bytes is NULL for an empty body. */
+struct http_body http_take_body(struct http_call *c);
+/* Free a body that was taken, and empty b. h NULL: the server has been closed meanwhile. */
+void http_give_body(struct http *h, struct http_body *b);
 const char *http_peer(const struct http_call *c); /* "127.0.0.1:41234", "[::1]:41234" or "unix" */
 /* x-request-id: the client's (checked, <= 128 printable) or ours */
 const char *http_request_id(const struct http_call *c);

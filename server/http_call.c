@@ -58,17 +58,15 @@ size_t call_unescape(void *ctx, struct MHD_Connection *mhd, char *text)
     return strlen(text); /* target_parse decodes */
 }
 
-void http_drop_body(struct http_call *c)
+static void drop_body(struct http_call *c)
 {
-    c->conn->http->body_bytes -= c->body_room;
-    free(c->body);
-    c->body = NULL;
-    c->body_len = c->body_room = 0;
+    struct http_body b = http_take_body(c);
+    http_give_body(c->conn->http, &b);
 }
 
 static void call_free(struct http_call *c)
 {
-    http_drop_body(c);
+    drop_body(c);
     free(c->out);
     arena_fini(&c->arena);
     free(c);
@@ -286,6 +284,8 @@ static bool body_grow(struct http_call *c, size_t need)
     size_t room = c->body_room ? c->body_room : BODY_FIRST_BYTES;
     while (room <= need)
         room *= 2;
+    if (room > c->body_cap) /* it never grows beyond, so that one body never needs more than its cap */
+        room = c->body_cap + 1;
     size_t more = room - c->body_room, cap = h->conf.body_memory;
     if (cap && (h->body_bytes > cap || more > cap - h->body_bytes))
         return false;
@@ -314,7 +314,7 @@ static enum MHD_Result body_discard(struct http_call *c, size_t n)
 {
     if (!c->refused) {
         c->refused = true;
-        http_drop_body(c);
+        drop_body(c);
         conn_set_phase(c->conn, CONN_DRAIN, DRAIN_NS);
     }
     c->drained += n;
@@ -411,13 +411,20 @@ const char *http_header(const struct http_call *c, const char *name)
     return NULL;
 }
 
-char *http_take_body(struct http_call *c, size_t *n)
+struct http_body http_take_body(struct http_call *c)
 {
-    char *body = c->body;
-    *n = c->body_len;
+    struct http_body b = {c->body, c->body_len, c->body_room};
     c->body = NULL;
     c->body_len = c->body_room = 0;
-    return body;
+    return b;
+}
+
+void http_give_body(struct http *h, struct http_body *b)
+{
+    if (h)
+        h->body_bytes -= b->room;
+    free(b->bytes);
+    *b = (struct http_body){0};
 }
 
 const char *http_body(const struct http_call *c, size_t *n)

@@ -145,6 +145,14 @@ def test_a_full_queue_answers_429_at_once(start):
     assert s.complete(prompt="y", max_tokens=1)["usage"]["completion_tokens"] <= 1
 
 
+def test_memory_of_bodies_comes_back(start):
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=1MiB", "--set", "http.max_body=16KiB", "--set", "http.body_memory=20KiB")
+    for _ in range(10):  # each takes 4 KiB for a moment
+        assert s.complete(prompt="x", max_tokens=1)["choices"]
+        assert s.post("/tokenize", {"prompt": "x"})[0] == 200
+        assert s.request("POST", "/v1/completions", b"{")[0].status == 400
+
+
 def test_keys(start, tmp_path):
     import hashlib
     keys = tmp_path / "keys"

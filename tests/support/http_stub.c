@@ -88,6 +88,12 @@ static void answer_big(struct http_call *c)
     free(bytes);
 }
 
+static void take_body(struct stub *s, struct http_call *c)
+{
+    s->taken = http_take_body(c);
+    http_answer(c, 200, "text/plain", NULL, 0, "taken", 5);
+}
+
 static void app_body(void *ctx, struct http_call *c)
 {
     note(ctx, (struct stub_event){.kind = STUB_BODY, .id = http_id(c)});
@@ -102,6 +108,8 @@ static void app_body(void *ctx, struct http_call *c)
         http_answer(c, 200, "application/octet-stream", NULL, 0, body, n);
     else if (path_is(c, "/big"))
         answer_big(c);
+    else if (path_is(c, "/take"))
+        take_body(ctx, c);
     else if (path_is(c, "/stream"))
         http_stream_begin(c, 200, "text/event-stream", NULL, 0);
     else if (!path_is(c, "/hold"))
@@ -332,6 +340,17 @@ static int order(struct stub *s, enum verb verb, uint64_t id, const void *bytes,
     struct order o = {verb, id, bytes, n, 0};
     stub_do(s, do_order, &o);
     return o.rc;
+}
+
+static void do_give(struct stub *s, void *arg)
+{
+    (void)arg;
+    http_give_body(s->http, &s->taken);
+}
+
+void stub_give(struct stub *s)
+{
+    stub_do(s, do_give, NULL);
 }
 
 void stub_answer(struct stub *s, uint64_t id, const char *text)

@@ -4,7 +4,8 @@
  *   /now          "hello"                            /echo     the body that came
  *   /hold         nothing, until the test answers    /stream   begins a stream; the test writes it
  *   /early        401 from head()                    /small    as /echo, with a body cap of 100 bytes
- *   /big?n=N      N bytes                            others    404
+ *   /big?n=N      N bytes                            /take     "taken": the body, until stub_give
+ *   others        404
  * The test works on the loop through stub_do, and reads what happened from the journal. The clock stands still
  * but for stub_advance: no test sleeps, and no time limit strikes by itself. Every wait ends after WAIT_MS by failing
  * the test.
@@ -43,6 +44,7 @@ struct stub {
     void (*do_fn)(struct stub *s, void *arg);
     void *do_arg;
     int run_rc;
+    struct http_body taken; /* of the last /take */
     bool stopped;
 };
 
@@ -67,6 +69,9 @@ size_t stub_count(struct stub *s, enum stub_kind kind);
 uint32_t stub_connections(struct stub *s);
 /* Wait until so many connections are open. */
 void stub_wait_connections(struct stub *s, uint32_t n);
+
+/* Give the body of the last /take back. */
+void stub_give(struct stub *s);
 
 /* Answer call id with 200 and text; write to, end, abort its stream. stub_write returns http_stream_write's result.
  * The call is known to be there; with _if_found it may have gone: -ENOENT. */

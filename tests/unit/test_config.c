@@ -413,6 +413,18 @@ START_TEST(test_of_two_models_the_higher_source_wins)
 }
 END_TEST
 
+START_TEST(test_body_memory_that_holds_no_largest_body_is_refused)
+{
+    begin();
+    ck_assert_int_eq(set("http.body_memory", "64MiB"), 0);
+    ck_assert_int_eq(config_finish(&c, &e), -EINVAL);
+    ck_assert_ptr_nonnull(strstr(e.text, "http.body_memory 67108864: must be more than http.max_body 67108864"));
+    ck_assert_int_eq(set("http.max_body", "1MiB"), 0);
+    ck_assert_int_eq(config_finish(&c, &e), 0);
+    config_fini(&c);
+}
+END_TEST
+
 START_TEST(test_half_of_tls_is_refused)
 {
     begin();
@@ -483,5 +495,5 @@ UNIT_MAIN("config", test_sizes_take_both_kinds_of_units, test_durations_need_a_u
           test_a_failed_set_changes_nothing, test_a_repeated_flag_adds_to_its_own_list_only,
           test_every_key_is_a_variable_of_its_own, test_addresses_are_taken_apart,
           test_a_public_address_without_keys_is_refused_with_the_fix, test_of_two_models_the_higher_source_wins,
-          test_half_of_tls_is_refused, test_what_is_printed_is_a_file_that_means_the_same,
-          test_hearth_yaml_shows_every_key_with_its_default)
+          test_body_memory_that_holds_no_largest_body_is_refused, test_half_of_tls_is_refused,
+          test_what_is_printed_is_a_file_that_means_the_same, test_hearth_yaml_shows_every_key_with_its_default)

@@ -352,6 +352,37 @@ START_TEST(test_bodies_together_have_a_cap)
 }
 END_TEST
 
+START_TEST(test_taken_bodies_count_until_they_are_given_back)
+{
+    struct http_conf conf = stub_conf();
+    conf.body_memory = 1 << 20;
+    struct stub *s = stub_open(&conf);
+    struct client c = client_open(s);
+    struct reply r = {0};
+    for (int i = 0; i < 20; i++) { /* ten times the cap, one after the other */
+        client_send(&c, "POST /take HTTP/1.1\r\nHost: h\r\nContent-Length: 500000\r\n\r\n");
+        client_send_n(&c, zeros, 500000);
+        client_read(&c, &r);
+        ck_assert_int_eq(r.status, 200);
+        ck_assert_uint_eq(s->taken.n, 500000);
+        if (i == 7) {
+            client_send(&c, "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 600000\r\n\r\n");
+            client_send_n(&c, zeros, 600000);
+            client_read(&c, &r);
+            ck_assert_int_eq(r.status, 503);
+        }
+        stub_give(s);
+    }
+    client_send(&c, "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 1040000\r\n\r\n");
+    client_send_n(&c, zeros, 1040000);
+    client_read(&c, &r);
+    ck_assert_int_eq(r.status, 200); /* its room is the whole cap: nothing else counts any more */
+    reply_fini(&r);
+    client_close(&c);
+    stub_close(s);
+}
+END_TEST
+
 /* -- floods */
 
 START_TEST(test_above_the_connection_cap_the_answer_is_503_at_once)
@@ -516,6 +547,6 @@ UNIT_MAIN("http_hostile", test_heads_that_parsers_read_differently_are_refused, 
           test_a_refused_body_up_to_a_mebibyte_is_read_before_the_answer,
           test_a_longer_refused_body_is_answered_at_once,
           test_a_refused_body_that_does_not_come_is_answered_after_two_seconds, test_bodies_together_have_a_cap,
-          test_above_the_connection_cap_the_answer_is_503_at_once,
+          test_taken_bodies_count_until_they_are_given_back, test_above_the_connection_cap_the_answer_is_503_at_once,
           test_without_descriptors_clients_are_closed_and_not_kept_waiting,
           test_a_full_read_buffer_does_not_burn_a_core, test_an_idle_connection_takes_at_most_28_kib)

@@ -41,7 +41,8 @@ int load_cuda(const struct backend_ops **out, uint64_t *memory, struct err *e)
     static const char *const beside[] = {"", "../lib/hearth/"};
     char exe[PATH_MAX], path[PATH_MAX + 64];
     void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
-    if (!driver) /* asked first: our library brings hundreds of megabytes of others, for nothing where there is no GPU */
+    if (!driver) /* asked first: our library brings hundreds of megabytes of others, for nothing where there is no GPU
+                  */
         return err_set(e, ENOTSUP, "no NVIDIA driver (libcuda.so.1)");
     dlclose(driver);
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);

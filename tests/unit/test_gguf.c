@@ -394,6 +394,9 @@ static void make_fault(struct gguf_write *w, int which)
     case 14:
         gguf_write_int(w, "split.count", GGUF_U16, 3);
         break;
+    case 15:
+        bad_alignment(w, GGUF_U32, 48);
+        break;
     default:
         gguf_write_int(w, "split.count", GGUF_U32, UINT32_MAX);
         break;
@@ -406,7 +409,8 @@ START_TEST(test_gguf_refuses_files_made_to_hurt)
         "general.alignment 0", "general.alignment 3", "general.alignment 4",  "alignment 2147483648",
         "must be a 32-bit",    "must be 256",         "'u32' is there twice", "'t' is there twice",
         "printable",           "printable",           "array of type 9",      "need more bytes",
-        "need more bytes",     "need more bytes",     "3 split files",        "split.count"};
+        "need more bytes",     "need more bytes",     "3 split files",        "alignment 48",
+        "split.count"};
     struct err e;
     for (int i = 0; i < (int)(sizeof expect / sizeof *expect); i++) {
         struct gguf_write w = {0};

@@ -56,7 +56,8 @@ struct engine_plan {
     int32_t vocab;
 };
 
-/* 0, or -errno with e: file missing, damaged, architecture unknown, pool too small for one block, ... Any thread. */
+/* 0, or -errno with e: file missing, damaged, architecture unknown, pool too small for one block, ... Any thread.
+ * With -ENOMEM, too, *out is written: its n_blocks is 0 and the rest as far as it is known. */
 int engine_make_plan(const struct engine_config *c, struct engine_plan *out, struct err *e);
 
 struct engine_sampling {

@@ -98,7 +98,7 @@ static int size_pool(struct machine *m, const struct kv_layout *l, struct err *e
     if (n > INT32_MAX)
         n = INT32_MAX;
     if (n == 0)
-        return err_set(e, EINVAL, "kv.bytes %llu: one block of %u tokens needs %llu bytes",
+        return err_set(e, EINVAL, "kv.bytes %llu: one block of %u tokens needs %llu bytes; set that or more",
                        (unsigned long long)c->kv_bytes, l->block_tokens, (unsigned long long)l->block_bytes);
     p->n_blocks = (uint32_t)n;
     p->kv_bytes = n * l->block_bytes;
@@ -152,7 +152,7 @@ int engine_make_plan(const struct engine_config *c, struct engine_plan *out, str
     const struct backend_ops *ops;
     const struct arch_ops *arch;
     int ret = resolve(&m, &ops, &arch, e);
-    if (ret == 0)
+    if (ret == 0 || ret == -ENOMEM) /* what does not fit can be told all the same */
         *out = m.plan;
     machine_close(&m);
     return ret;

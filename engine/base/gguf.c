@@ -396,13 +396,13 @@ static int map_part(struct part *p, const char *path, struct err *e)
     struct stat st;
     int fd = sys.open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0); /* a FIFO must not hang the start */
     if (fd < 0)
-        return err_set(e, errno, "%s", strerror(errno));
+        return err_set(e, errno, "%s; check the path", strerror(errno));
     if (sys.fstat(fd, &st)) {
         rc = err_set(e, errno, "%s", strerror(errno));
     } else if (!S_ISREG(st.st_mode)) {
         rc = err_set(e, EINVAL, "not a regular file");
     } else if (st.st_size == 0) {
-        rc = err_set(e, EINVAL, "the file is empty");
+        rc = err_set(e, EINVAL, "the file is empty: fetch it again");
     } else {
         void *map = sys.mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (map == MAP_FAILED) {

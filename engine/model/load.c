@@ -14,7 +14,11 @@ static int unknown_source(const char *source, struct err *e)
     int fd = sys.open(source, O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0);
     if (fd < 0)
         return err_set(e, errno, "%s: %s; give the path of a .gguf file or random:SHAPE", source, strerror(errno));
+    struct stat st;
+    bool folder = sys.fstat(fd, &st) == 0 && S_ISDIR(st.st_mode);
     sys.close(fd);
+    if (folder)
+        return err_set(e, EISDIR, "%s: a folder; give the path of a model file in it", source);
     struct str names = {0};
     for (const struct loader_ops *const *o = loader_registry; *o; o++)
         str_addf(&names, "%s%s", names.len ? ", " : "", (*o)->name);

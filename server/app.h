@@ -63,6 +63,9 @@ struct app {
     uint64_t alive, fed_ns;   /* watchdog: the progress of the engine when it was last fed */
 };
 
+/* Would it start? The model's header, tokenizer and chat template, and the API keys are read; nothing is opened or
+ * loaded. 0 or -errno with e. */
+int app_check(const struct config *conf, struct engine_plan *out, struct err *e);
 /* Everything but the engine's weights is ready on return; listeners are open. 0 or -errno with e. */
 int app_open(struct app *a, const struct config *conf, struct err *e);
 /* Serve until SIGTERM/SIGINT has been drained. 0, or -errno with e (the engine could not start, ...). */

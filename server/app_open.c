@@ -48,16 +48,21 @@ void app_engine_config(const struct config *conf, struct engine_config *out)
     out->log_level = (uint8_t)conf->log.level;
 }
 
-/* general.sampling.*: GGUF keys that a model's makers may set. */
+static const char *model_source(const struct config *conf)
+{
+    return conf->model.random ? conf->model.random : conf->model.path;
+}
+
+/* general.sampling.*: GGUF keys that a model's makers may set; within the bounds of a request's fields. */
 static void read_sampling(const struct gguf *g, struct model_sampling *m)
 {
     static const char *const keys[] = {"general.sampling.temp", "general.sampling.top_p", "general.sampling.min_p",
                                        "general.sampling.penalty_repeat"};
     double *const to[] = {&m->temperature, &m->top_p, &m->min_p, &m->repetition_penalty};
-    static const double most[] = {2, 1, 1, 100};
+    static const double least[] = {0, 0, 0, 0.01}, most[] = {2, 1, 1, 100};
     for (int i = 0; i < 4; i++) {
         double v;
-        if (gguf_float(gguf_get(g, keys[i]), &v) && v >= 0 && v <= most[i])
+        if (gguf_float(gguf_get(g, keys[i]), &v) && v >= least[i] && v <= most[i])
             *to[i] = v;
     }
     int64_t k;
@@ -83,8 +88,8 @@ int app_open_text(struct app *a, struct err *e)
         n = sizeof chatml - 1;
     } else {
         ret = gguf_open(&g, a->conf->model.path, e);
-        if (!ret)
-            ret = tokenizer_open(&a->tok, g, e);
+        if (!ret && (ret = tokenizer_open(&a->tok, g, e)) != 0)
+            err_prefix(e, "%s", a->conf->model.path);
         if (!ret) {
             source = gguf_text(gguf_get(g, "tokenizer.chat_template"), &n);
             read_sampling(g, &a->sampling);
@@ -95,8 +100,8 @@ int app_open_text(struct app *a, struct err *e)
         source = file.data;
         n = file.len;
     }
-    if (!ret && source)
-        ret = chat_open(&a->chat, a->tok, source, n, e);
+    if (!ret && source && (ret = chat_open(&a->chat, a->tok, source, n, e)) != 0)
+        err_prefix(e, "%s", a->conf->model.chat_template ? a->conf->model.chat_template : model_source(a->conf));
     if (!ret && !source)
         log_warn("model chat",
                  "template=none next=\"only /v1/completions; give one with --set model.chat_template=FILE\"");
@@ -116,8 +121,7 @@ int app_name_model(struct app *a, struct err *e)
     if (a->conf->model.alias.n) {
         m->names = a->conf->model.alias;
     } else {
-        const char *path = a->conf->model.random ? a->conf->model.random : a->conf->model.path;
-        const char *base = strrchr(path, '/');
+        const char *path = model_source(a->conf), *base = strrchr(path, '/');
         base = base ? base + 1 : path;
         size_t n = strlen(base);
         if (n > 5 && strcmp(base + n - 5, ".gguf") == 0)
@@ -176,6 +180,21 @@ int app_open_signals(struct app *a, struct err *e)
     int ret = pthread_sigmask(SIG_BLOCK, &set, NULL);
     a->signals = ret ? -1 : sys.signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     return a->signals < 0 ? err_set(e, ret ? ret : errno, "signals: %s", strerror(ret ? ret : errno)) : 0;
+}
+
+int app_check(const struct config *conf, struct engine_plan *out, struct err *e)
+{
+    struct app a = {.conf = conf, .signals = -1};
+    struct engine_config ec;
+    app_engine_config(conf, &ec);
+    int ret = hash_init_library() ? err_set(e, ENOTSUP, "libcrypto has no SHA-256") : engine_make_plan(&ec, &a.plan, e);
+    if (!ret)
+        ret = app_open_text(&a, e);
+    if (!ret && conf->auth.key_file)
+        ret = auth_open(&a.auth, conf->auth.key_file, e);
+    *out = a.plan;
+    app_close(&a);
+    return ret;
 }
 
 /* -- small things */

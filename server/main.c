@@ -5,6 +5,7 @@
 #include "server/app.h"
 #include "server/options.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,21 +56,24 @@ static double gib(uint64_t bytes)
     return (double)bytes / (1 << 30);
 }
 
-/* What the configuration takes and what would fit; nothing is loaded. */
+/* What the configuration takes and what would fit, as far as it fits at all; nothing is loaded. */
 static int print_plan(const struct config *c, struct err *e)
 {
     struct engine_config ec;
     struct engine_plan p;
     app_engine_config(c, &ec);
-    if (engine_make_plan(&ec, &p, e) != 0)
+    int ret = engine_make_plan(&ec, &p, e);
+    if (ret && ret != -ENOMEM)
         return say_error(e);
     uint64_t tokens = (uint64_t)p.n_blocks * p.block_tokens;
     printf("model        %s (%s), vocabulary %d, trained for %u tokens\n", p.name, p.arch, p.vocab, p.ctx_train);
     printf("weights      %10.3f GiB\n", gib(p.weight_bytes));
     printf("activations  %10.3f GiB\n", gib(p.activation_bytes));
+    printf("KV a token   %10llu bytes\n", (unsigned long long)p.kv_bytes_per_token);
+    if (ret) /* it does not fit here: the sentence has the numbers of this machine */
+        return say_error(e);
     printf("KV pool      %10.3f GiB  %u blocks of %u tokens = %llu tokens\n", gib(p.kv_bytes), p.n_blocks,
            p.block_tokens, (unsigned long long)tokens);
-    printf("KV a token   %10llu bytes\n", (unsigned long long)p.kv_bytes_per_token);
     printf("context      %10u tokens, %.3f GiB of KV each; %.1f sessions of full length fit\n", p.ctx_tokens,
            gib(p.ctx_tokens * p.kv_bytes_per_token), (double)tokens / p.ctx_tokens);
     for (uint32_t n = 2048; n < p.ctx_tokens; n *= 4)
@@ -82,10 +86,8 @@ static int print_plan(const struct config *c, struct err *e)
 
 static int check(const struct config *c, struct err *e)
 {
-    struct engine_config ec;
     struct engine_plan p;
-    app_engine_config(c, &ec);
-    if (engine_make_plan(&ec, &p, e) != 0)
+    if (app_check(c, &p, e) != 0)
         return say_error(e);
     printf("ok: configuration and model header (%s, context %u)\n", p.name, p.ctx_tokens);
     return EXIT_SUCCESS;

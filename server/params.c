@@ -401,7 +401,7 @@ static int settle_tier(struct gen_params *p, struct api_error *e)
     for (size_t i = 0; p->service_tier && i < sizeof tiers / sizeof *tiers; i++) {
         if (strcmp(tiers[i].name, p->service_tier) != 0)
             continue;
-        if (!p->priority)
+        if (!p->has_priority)
             p->priority = tiers[i].priority;
         if (i == 0)
             p->service_tier = "default"; /* the answer names the tier that was used */
@@ -449,6 +449,7 @@ int params_read(struct gen_params *p, const struct json_val *root, enum params_d
             if (json_typeof(m) != JSON_NULL && read_field(p, f, m, mem, e))
                 return -1;
             p->has_seed |= f->at == AT(seed) && json_typeof(m) != JSON_NULL;
+            p->has_priority |= f->at == AT(priority) && json_typeof(m) != JSON_NULL;
         } else if (!in_list(others, name) && !in_list(own, name) && !is_not_yet(name)) {
             note_ignored(p, name, n);
         }

@@ -237,7 +237,33 @@ START_TEST(test_params_list_what_they_do_not_know)
 }
 END_TEST
 
-UNIT_MAIN("params", test_params_take_request_then_config_then_model_then_openai, test_params_hold_each_bound,
+START_TEST(test_params_take_a_tier_as_a_priority_unless_one_is_given)
+{
+    static const struct {
+        const char *body, *tier;
+        int64_t priority;
+    } of[] = {
+        {"{}", NULL, 0},
+        {"{\"service_tier\":\"auto\"}", "default", 0},
+        {"{\"service_tier\":\"flex\"}", "flex", -1000},
+        {"{\"service_tier\":\"priority\"}", "priority", 1000},
+        {"{\"service_tier\":\"scale\",\"priority\":7}", "scale", 7},
+        {"{\"priority\":0,\"service_tier\":\"flex\"}", "flex", 0},
+    };
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
+        struct read r;
+        open_read(&r);
+        read_body(&r, of[i].body, PARAMS_CHAT);
+        ck_assert_int_eq(r.ret, 0);
+        ck_assert_int_eq(r.p.priority, of[i].priority);
+        ck_assert_msg(of[i].tier ? strcmp(r.p.service_tier, of[i].tier) == 0 : !r.p.service_tier, "%s", of[i].body);
+        close_read(&r);
+    }
+}
+END_TEST
+
+UNIT_MAIN("params", test_params_take_a_tier_as_a_priority_unless_one_is_given,
+          test_params_take_request_then_config_then_model_then_openai, test_params_hold_each_bound,
           test_params_take_the_smaller_of_both_lengths, test_params_let_a_request_ask_for_more_than_the_default_length,
           test_params_give_logprobs_as_each_dialect_says_them,
           test_params_take_the_servers_seed_when_a_request_has_none, test_params_read_stops_bias_and_seed,

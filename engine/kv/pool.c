@@ -8,6 +8,7 @@
 struct pool {
     uint32_t n_blocks, n_free, n_idle;
     uint32_t limbo_first, n_limbo;
+    uint64_t finished; /* the last step that has */
     uint32_t *refs;
     uint8_t *cached;
     int32_t *free; /* stack */
@@ -77,6 +78,10 @@ void pool_ref(struct pool *p, int32_t block)
 
 static void to_limbo(struct pool *p, int32_t block, uint64_t step)
 {
+    if (step <= p->finished) { /* no step may come after it that would free it */
+        p->free[p->n_free++] = block;
+        return;
+    }
     assert(p->n_limbo < p->n_blocks);
     uint32_t last = (p->limbo_first + p->n_limbo) % p->n_blocks;
     assert(p->n_limbo == 0 || p->limbo[(last + p->n_blocks - 1) % p->n_blocks].step <= step);
@@ -112,6 +117,8 @@ void pool_set_cached(struct pool *p, int32_t block, bool cached, uint64_t step)
 
 void pool_finish(struct pool *p, uint64_t step)
 {
+    if (step > p->finished)
+        p->finished = step;
     while (p->n_limbo > 0 && p->limbo[p->limbo_first].step <= step) {
         p->free[p->n_free++] = p->limbo[p->limbo_first].block;
         p->limbo_first = (p->limbo_first + 1) % p->n_blocks;

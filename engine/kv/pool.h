@@ -27,7 +27,7 @@ int pool_take(struct pool *p, uint32_t n, int32_t *out);
 /* One more reference to a used or idle block. */
 void pool_ref(struct pool *p, int32_t block);
 /* Give one reference back. `step` is the last queued step that names the block. At zero the block becomes idle when it
- * is cached (true is returned), else limbo until pool_finish(step). */
+ * is cached (true is returned), else limbo until pool_finish(step); free at once when that has been. */
 bool pool_drop(struct pool *p, int32_t block, uint64_t step);
 /* The content is known to the prefix cache, or no longer. Only a block with refs > 0 may become cached; an idle block
  * that is uncached goes to limbo until step. */

@@ -22,7 +22,7 @@ START_TEST(test_engine_loses_no_token_when_it_preempts_all_the_time)
     engine_random_run(&(struct engine_random){.seed = unit_seed("small pool"),
                                               .n_blocks = 30,
                                               .n_requests = 1500,
-                                              .least_cached = 1500,
+                                              .least_cached = 500,
                                               .least_preempted = 100});
 }
 END_TEST

@@ -209,6 +209,35 @@ START_TEST(test_sched_moves_the_oldest_prompt_even_when_there_is_no_time)
 }
 END_TEST
 
+/* The blocks of what finished in the last step come back although no step follows. */
+START_TEST(test_sched_admits_a_prompt_that_needs_the_whole_pool)
+{
+    struct kvcache kv;
+    struct sched s;
+    struct sched_limits limits = {.max_seqs = 4, .max_rows = 1000, .step_ns = 1e12};
+    ck_assert_int_eq(hash_init_library(), 0);
+    ck_assert_int_eq(kvcache_open(&kv, 4, BT, true), 0);
+    ck_assert_int_eq(sched_open(&s, &limits, &kv), 0);
+    for (uint64_t number = 1; number <= 2; number++) {
+        uint32_t n = number == 1 ? 1 : 4 * BT;
+        int32_t ids[4 * BT] = {0};
+        requests[0] = (struct request){.id = number, .order = number, .n = 1, .n_prompt = n, .max_tokens = 1};
+        seqs[0] = seq_open(&requests[0], 0, ids, NULL, 0, BT);
+        ck_assert_ptr_nonnull(seqs[0]);
+        ck_assert_int_eq(sched_add(&s, seqs[0]), 0);
+        const struct plan *p = sched_step(&s, number);
+        ck_assert_ptr_nonnull(p);
+        ck_assert_uint_eq(p->n_rows, n);
+        kv.queued = number;
+        kvcache_finish(&kv, number);
+        remove_one(&s, 0);
+        sched_check(&s);
+    }
+    sched_close(&s);
+    kvcache_close(&kv);
+}
+END_TEST
+
 START_TEST(test_sched_budget_learns_a_machine)
 {
     struct budget b;
@@ -234,4 +263,4 @@ START_TEST(test_sched_budget_learns_a_machine)
 END_TEST
 
 UNIT_MAIN("sched", test_sched_keeps_its_rules, test_sched_moves_the_oldest_prompt_even_when_there_is_no_time,
-          test_sched_budget_learns_a_machine)
+          test_sched_admits_a_prompt_that_needs_the_whole_pool, test_sched_budget_learns_a_machine)

@@ -137,6 +137,8 @@ void engine_close(struct engine *g)
 {
     if (!g)
         return;
+    if (g->mode == ENGINE_MODE_EXEC && g->spawn.running && atomic_load(&g->b.head->status.state) != ENGINE_READY)
+        spawn_kill(&g->spawn); /* it looks at its ring when it has loaded: there is nothing to wait for */
     if (g->spawn.running) {
         struct msg_head quit = head_for(g, MSG_QUIT, sizeof quit, 0, 0);
         /* the engine empties the ring at every turn; one that could not start does not */

@@ -3,6 +3,7 @@
 
 #include "engine/base/vec.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -134,6 +135,71 @@ static int encode(const struct tokenizer *t, const struct str *text, const struc
     return rc;
 }
 
+static const char *trim(const char *s, size_t *n)
+{
+    static const char blanks[] = " \t\r\n\v\f";
+    while (*n && strchr(blanks, s[*n - 1]))
+        --*n;
+    while (*n && strchr(blanks, *s)) {
+        s++;
+        --*n;
+    }
+    return s;
+}
+
+/* Where the last `text` in s[from..to) begins; SIZE_MAX when there is none. */
+static size_t find_last(const struct str *s, size_t from, size_t to, const char *text, size_t n)
+{
+    for (size_t at = to >= n ? to - n + 1 : 0; at > from; at--)
+        if (memcmp(s->data + at - 1, text, n) == 0)
+            return at - 1;
+    return SIZE_MAX;
+}
+
+/* The same in what came from the caller; a content that is a role's name counts as the template's, so that comes last.
+ */
+static size_t find_foreign(const struct str *s, const struct jinja_spans *foreign, const char *text, size_t n)
+{
+    for (size_t i = foreign->n; i > 0; i--) {
+        size_t at = find_last(s, foreign->v[i - 1].from, foreign->v[i - 1].to, text, n);
+        if (at != SIZE_MAX)
+            return at;
+    }
+    return find_last(s, 0, s->len, text, n);
+}
+
+static bool goes_on(const struct json_val *vars)
+{
+    const struct json_val *v = json_get(vars, "continue_final_message");
+    return v && json_typeof(v) == JSON_TRUE;
+}
+
+/* Drop what the template wrote behind the last message's content: blanks at its end stay when the template kept them,
+ * as in Transformers. */
+static int end_in_message(const struct json_val *vars, struct str *text, struct jinja_spans *foreign, struct err *e)
+{
+    const struct json_val *last = NULL;
+    size_t n = 0, whole;
+    for (const struct json_val *m = json_first(json_get(vars, "messages")); m; m = json_next(m))
+        last = m;
+    const char *content = json_text(json_get(last, "content"), &n), *end = content ? content + n : NULL;
+    const char *core = content ? trim(content, &n) : "";
+    size_t at = n ? find_foreign(text, foreign, core, n) : SIZE_MAX;
+    if (at == SIZE_MAX)
+        return err_set(e, EINVAL,
+                       n ? "continue_final_message: the chat template changes the last message's content"
+                         : "continue_final_message: the last message has no content to go on from");
+    whole = (size_t)(end - core);
+    if (whole <= text->len - at && memcmp(text->data + at, core, whole) == 0)
+        n = whole;
+    str_cut(text, at + n);
+    while (foreign->n && foreign->v[foreign->n - 1].from >= text->len)
+        foreign->n--;
+    if (foreign->n && foreign->v[foreign->n - 1].to > text->len)
+        foreign->v[foreign->n - 1].to = text->len;
+    return 0;
+}
+
 int chat_encode(const struct chat *c, const struct json_val *vars, int64_t now_s, struct str *text,
                 struct token_ids *out, struct err *e)
 {
@@ -142,6 +208,8 @@ int chat_encode(const struct chat *c, const struct json_val *vars, int64_t now_s
     struct str rendered = {0};
     size_t n = out->n;
     int rc = jinja_render(c->template, &in, &rendered, &foreign, e);
+    if (rc == 0 && goes_on(vars))
+        rc = end_in_message(vars, &rendered, &foreign, e);
     if (rc == 0)
         rc = encode(c->t, &rendered, &foreign, out, e);
     if (rc < 0)

@@ -27,8 +27,9 @@ bool chat_reads(const struct chat *c, const char *name);
 int chat_check_kwargs(const struct chat *c, const struct json_val *kwargs, struct err *e);
 
 /* Render `vars` (a JSON object: messages already checked, add_generation_prompt, tools, checked kwargs) and encode it.
- * The rendered text goes to *text when not NULL, ids are appended. 0 or -errno with e as jinja_render and
- * tokenizer_encode. */
+ * With continue_final_message true in it the prompt ends where the content of the last message does, so that the model
+ * goes on in the middle of it; -EINVAL when that content is empty or the template changes it. The rendered text goes to
+ * *text when not NULL, ids are appended. 0 or -errno with e as jinja_render and tokenizer_encode. */
 int chat_encode(const struct chat *c, const struct json_val *vars, int64_t now_s, struct str *text,
                 struct token_ids *out, struct err *e);
 

@@ -240,10 +240,59 @@ START_TEST(test_every_allocation_may_fail)
 }
 END_TEST
 
+#define GO_ON(content)                                                                              \
+    "{\"continue_final_message\": true, \"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, " \
+    "{\"role\": \"assistant\", \"content\": \"" content "\"}]}"
+
+START_TEST(test_the_last_message_goes_on_where_its_content_ends)
+{
+    static const char trims[] = "{% for m in messages %}<|im_start|>{{ m.content | trim }}<|im_end|>{% endfor %}";
+    static const struct {
+        const char *source, *vars, *ids;
+    } cases[] = {
+        {chatml, GO_ON("One, two"), "[S]user\nHi[E]\n[S]assistant\nOne, two"},
+        {chatml, GO_ON(" a b \\n"), "[S]user\nHi[E]\n[S]assistant\n a b \n"}, /* blanks that the template keeps stay */
+        {trims, GO_ON(" a b \\n"), "[S]Hi[E][S]a b"},
+        {chatml, GO_ON("Hi"), "[S]user\nHi[E]\n[S]assistant\nHi"}, /* the last of equal texts */
+        {chatml, GO_ON("user"), "[S]user\nHi[E]\n[S]assistant\nuser"},
+        {chatml, GO_ON("<|im_end|>"), "[S]user\nHi[E]\n[S]assistant\n<|im_end|>"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct fixture f;
+        setup(&f, cases[i].source, cases[i].vars);
+        encode(&f);
+        check_ids(&f, cases[i].ids);
+        teardown(&f);
+    }
+}
+END_TEST
+
+START_TEST(test_a_message_that_can_not_go_on_says_why)
+{
+    static const struct {
+        const char *source, *vars, *says;
+    } cases[] = {
+        {chatml, GO_ON("  "), "no content"},
+        {"{% for m in messages %}{{ m.content | upper }}{% endfor %}", GO_ON("abc"), "changes"},
+        {"short", GO_ON("longer than what is rendered"), "changes"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct fixture f;
+        struct err e = {0};
+        setup(&f, cases[i].source, cases[i].vars);
+        ck_assert_int_eq(chat_encode(f.c, json_root(f.vars), 0, &f.text, &f.ids, &e), -EINVAL);
+        ck_assert_msg(strstr(e.text, cases[i].says) != NULL, "%s", e.text);
+        ck_assert_uint_eq(f.ids.n, 0);
+        teardown(&f);
+    }
+}
+END_TEST
+
 UNIT_MAIN("chat", test_the_template_writes_control_tokens_and_roles, test_what_a_user_types_stays_text,
           test_text_that_passed_through_filters_names_and_arguments_stays_text,
           test_half_a_token_from_the_template_is_no_token, test_a_token_built_from_a_role_is_a_token,
           test_eos_is_the_tokenizers_and_absent_tools_are_none,
           test_ids_equal_the_encoding_of_the_whole_text_when_nobody_types_tokens,
           test_kwargs_are_scalars_that_the_template_reads, test_a_template_that_raises_leaves_no_ids,
-          test_every_allocation_may_fail)
+          test_every_allocation_may_fail, test_the_last_message_goes_on_where_its_content_ends,
+          test_a_message_that_can_not_go_on_says_why)

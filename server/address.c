@@ -1,6 +1,8 @@
 /* address - see address.h. */
 #include "server/address.h"
 
+#include "engine/base/sys.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
@@ -66,6 +68,36 @@ int address_parse(const char *text, struct address *out, struct err *e)
         return bad_form(text, e);
     if (parse_port(port, &a.port) != 0)
         return err_set(e, EINVAL, "listen address \"%.200s\": the port must be 0 to 65535", text);
+    *out = a;
+    return 0;
+}
+
+int address_of_socket(int fd, struct address *out, struct err *e)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+        struct sockaddr_un un;
+    } s = {0};
+    socklen_t len = sizeof s;
+    struct address a = {.kind = ADDRESS_UNIX};
+    const char *ok = a.host;
+    if (sys.getsockname(fd, &s.any, &len) != 0)
+        return err_set(e, errno, "descriptor %d: %s", fd, strerror(errno));
+    if (s.any.sa_family == AF_INET) {
+        a.kind = ADDRESS_HOST;
+        a.port = ntohs(s.v4.sin_port);
+        ok = inet_ntop(AF_INET, &s.v4.sin_addr, a.host, sizeof a.host);
+    } else if (s.any.sa_family == AF_INET6) {
+        a.kind = ADDRESS_V6;
+        a.port = ntohs(s.v6.sin6_port);
+        ok = inet_ntop(AF_INET6, &s.v6.sin6_addr, a.host, sizeof a.host);
+    } else {
+        snprintf(a.host, sizeof a.host, "%.107s", s.un.sun_path);
+    }
+    if (!ok)
+        return err_set(e, errno, "descriptor %d: %s", fd, strerror(errno));
     *out = a;
     return 0;
 }

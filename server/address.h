@@ -1,4 +1,4 @@
-/* address - where to listen, as text: "HOST:PORT", "[V6]:PORT" or "unix:PATH". Pure, MT-safe.
+/* address - where to listen, as text: "HOST:PORT", "[V6]:PORT" or "unix:PATH". MT-safe.
  *
  * No name is looked up: whether an address can be reached from other machines is judged from the text alone, and what
  * is not known to be local counts as public.
@@ -21,6 +21,9 @@ struct address {
 
 /* 0, or -EINVAL with the sentence that shows the right form. */
 int address_parse(const char *text, struct address *out, struct err *e);
+
+/* Where a bound socket listens; any unix socket is one. 0, or -errno with e. */
+int address_of_socket(int fd, struct address *out, struct err *e);
 
 /* Can another machine reach it? No for unix sockets, 127.0.0.0/8, ::1 (mapped IPv4 too) and "localhost". */
 bool address_is_public(const struct address *a);

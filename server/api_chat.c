@@ -116,7 +116,8 @@ static int put_vars(struct gen *g, const struct json_val *root, struct str *out)
                         json_count(messages), MESSAGES_MAX);
     if (json_ints(messages, &i))
         return bad(g, 0, "", "invalid_type", "must be an object with role and content");
-    str_addf(out, "{\"add_generation_prompt\":%s,\"messages\":[", g->p.add_generation_prompt ? "true" : "false");
+    str_addf(out, "{\"add_generation_prompt\":%s,%s\"messages\":[", g->p.add_generation_prompt ? "true" : "false",
+             g->p.continue_final_message ? "\"continue_final_message\":true," : "");
     i = 0;
     for (const struct json_val *m = json_first(messages); m; m = json_next(m))
         if (put_message(g, i++, m, out))
@@ -220,12 +221,12 @@ static void put_logprobs(const struct gen *g, const struct gen_choice *c, struct
     str_puts(out, "],\"refusal\":null}");
 }
 
-static void chat_put_delta(const struct gen *g, const struct gen_choice *c, struct str *out)
+static void chat_put_delta(const struct gen *g, const struct gen_choice *c, size_t n, struct str *out)
 {
     str_puts(out, c->begun ? "\"delta\":{" : "\"delta\":{\"role\":\"assistant\"");
-    if (c->text.len || !c->begun) {
+    if (n || !c->begun) {
         str_puts(out, c->begun ? "\"content\":" : ",\"content\":");
-        json_put_text(out, str_text(&c->text), c->text.len);
+        json_put_text(out, str_text(&c->text), n);
     }
     str_putc(out, '}');
     put_logprobs(g, c, out);

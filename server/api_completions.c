@@ -170,15 +170,20 @@ static void put_logprobs(const struct gen *g, const struct gen_choice *c, struct
     str_puts(out, "]}");
 }
 
-static void put_text(const struct gen *g, const struct gen_choice *c, struct str *out)
+static void put_delta(const struct gen *g, const struct gen_choice *c, size_t n, struct str *out)
 {
     str_puts(out, "\"text\":");
-    json_put_text(out, str_text(&c->text), c->text.len);
+    json_put_text(out, str_text(&c->text), n);
     str_puts(out, ",\"logprobs\":");
     if (g->p.logprobs_count >= 0 && (c->n_sent < c->n_done || !g->p.stream))
         put_logprobs(g, c, out);
     else
         str_puts(out, "null");
+}
+
+static void put_whole(const struct gen *g, const struct gen_choice *c, struct str *out)
+{
+    put_delta(g, c, c->text.len, out);
 }
 
 static const char *const own_fields[] = {"prompt", "tool_choice", NULL};
@@ -190,8 +195,8 @@ static const struct dialect completions_dialect = {
     .chunk_object = "text_completion",
     .parse = completions_parse,
     .own_fields = own_fields,
-    .put_delta = put_text,
-    .put_whole = put_text,
+    .put_delta = put_delta,
+    .put_whole = put_whole,
 };
 
 static void handle_completions(struct app *a, struct http_call *c)

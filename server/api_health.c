@@ -19,11 +19,16 @@ static void handle_ready(struct app *a, struct http_call *c)
     struct api_error e;
     struct engine_stats st;
     struct str out = {0};
-    if (app_check_ready(a, &e) != 0) {
+    int ret = app_check_ready(a, &e);
+    engine_get_stats(a->engine, &st);
+    if (!ret && st.state != ENGINE_READY) { /* requests are taken and wait; whoever has a choice goes elsewhere */
+        ret = api_fail(&e, 503, "restarting", NULL, "the engine restarts: %u %%", st.load_percent);
+        e.retry_ms = 1000;
+    }
+    if (ret) {
         reply_error(c, &e);
         return;
     }
-    engine_get_stats(a->engine, &st);
     str_puts(&out, "{\"status\":\"ready\",\"model\":");
     json_put_cstr(&out, a->card.id);
     str_addf(&out,

@@ -8,7 +8,7 @@ static void take_engine(struct app *a)
 {
     struct engine_stats st;
     engine_get_stats(a->engine, &st);
-    metric_set(METRIC_READY, a->state == APP_READY);
+    metric_set(METRIC_READY, a->state == APP_READY && st.state == ENGINE_READY);
     metric_set(METRIC_LOAD_PERCENT, st.load_percent);
     metric_set(METRIC_ENGINE_RESTARTS, st.restarts);
     metric_set(METRIC_RUNNING, st.running);

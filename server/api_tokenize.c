@@ -1,5 +1,4 @@
-/* api_tokenize - POST /tokenize and /detokenize, as vLLM has them: text or messages to ids, ids to text. On the
- * workers. */
+/* api_tokenize - POST /tokenize and /detokenize, as vLLM has them: text to ids, ids to text. On the workers. */
 #include "server/app.h"
 #include "server/route.h"
 
@@ -27,11 +26,31 @@ static void put_result(struct text_job *j, const struct token_ids *ids)
     str_puts(&j->out, "]}");
 }
 
-/* A member that is true or false; absent or null gives `otherwise`. */
-static bool flag(const struct json_val *root, const char *name, bool otherwise)
+/* The member, or NULL when it is absent or null. */
+static const struct json_val *given(const struct json_val *root, const char *name)
 {
     const struct json_val *v = json_get(root, name);
-    return !v || json_typeof(v) == JSON_NULL ? otherwise : json_typeof(v) == JSON_TRUE;
+    return v && json_typeof(v) != JSON_NULL ? v : NULL;
+}
+
+/* A member that is true or false; absent it stays what *out is. */
+static int read_flag(struct text_job *j, const struct json_val *root, const char *name, bool *out)
+{
+    const struct json_val *v = given(root, name);
+    if (v && json_typeof(v) != JSON_TRUE && json_typeof(v) != JSON_FALSE)
+        return api_fail(&j->error, 400, "invalid_type", name, "%s: must be true or false", name);
+    if (v)
+        *out = json_typeof(v) == JSON_TRUE;
+    return 0;
+}
+
+static int check_model(struct text_job *j, const struct json_val *root)
+{
+    const struct json_val *v = given(root, "model");
+    const char *name = json_text(v, NULL);
+    if (v && !name)
+        return api_fail(&j->error, 400, "invalid_type", "model", "model: must be a string");
+    return app_model_name(j->app, name, &j->error) ? 0 : -1;
 }
 
 static int encode_text(struct text_job *j, const struct json_val *root)
@@ -40,15 +59,18 @@ static int encode_text(struct text_job *j, const struct json_val *root)
     struct token_ids ids = {0};
     struct err e;
     size_t n;
+    bool special = true;
     const char *text = json_text(json_get(root, "prompt"), &n);
     if (!text)
         text = json_text(json_get(root, "content"), &n); /* llama.cpp's name */
     if (!text)
         return api_fail(&j->error, 400, "missing_required_parameter", "prompt", "prompt: must be a string");
+    if (read_flag(j, root, "add_special_tokens", &special))
+        return -1;
     int ret = tokenizer_encode(t, text, n, true, &ids, &e);
     if (ret)
         api_fail(&j->error, ret == -ENOMEM ? 503 : 400, "invalid_value", "prompt", "prompt: %s", e.text);
-    else if (flag(root, "add_special_tokens", true) && tokenizer_add_bos(t) && tokenizer_bos(t) >= 0) {
+    else if (special && tokenizer_add_bos(t) && tokenizer_bos(t) >= 0) {
         int32_t *more = realloc(ids.ids, (ids.n + 1) * sizeof *more);
         if (!more) {
             ret = api_fail(&j->error, 503, "out_of_memory", NULL, "no memory for the answer");
@@ -71,15 +93,18 @@ static int decode_ids(struct text_job *j, const struct json_val *root)
     const int32_t *ids = json_ints(json_get(root, "tokens"), &n);
     struct str text = {0};
     struct detok d = {0};
-    if (!json_get(root, "tokens") || !ids)
+    bool skip = false;
+    if (!ids)
         return api_fail(&j->error, 400, "invalid_type", "tokens", "tokens: must be an array of token ids");
+    if (read_flag(j, root, "skip_special_tokens", &skip))
+        return -1;
     for (size_t i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] >= tokenizer_vocab(j->app->tok)) {
             str_fini(&text);
             return api_fail(&j->error, 400, "invalid_value", "tokens", "tokens[%zu] %d: must be from 0 to %d", i,
                             ids[i], tokenizer_vocab(j->app->tok) - 1);
         }
-        detok_push(&d, j->app->tok, ids[i], flag(root, "skip_special_tokens", false), &text);
+        detok_push(&d, j->app->tok, ids[i], skip, &text);
     }
     detok_finish(&d, &text);
     str_puts(&j->out, "{\"prompt\":");
@@ -99,17 +124,14 @@ static void work(struct worker_job *w)
     struct err e;
     int ret = json_parse(&doc, j->body.bytes ? j->body.bytes : "", j->body.n, NULL, &e);
     if (ret) {
-        api_fail(&j->error, ret == -ENOMEM ? 503 : 400, "invalid_json", NULL, "%s", e.text);
+        api_fail(&j->error, ret == -ENOMEM ? 503 : 400, ret == -ENOMEM ? "out_of_memory" : "invalid_json", NULL, "%s",
+                 e.text);
         return;
     }
     if (json_typeof(json_root(doc)) != JSON_OBJECT)
         api_fail(&j->error, 400, "invalid_type", NULL, "the body must be a JSON object");
-    else if (!app_model_name(j->app, json_text(json_get(json_root(doc), "model"), &(size_t){0}), &j->error))
-        ret = -1;
-    else if (j->decode)
-        decode_ids(j, json_root(doc));
-    else
-        encode_text(j, json_root(doc));
+    else if (check_model(j, json_root(doc)) == 0)
+        (void)(j->decode ? decode_ids(j, json_root(doc)) : encode_text(j, json_root(doc)));
     json_close(doc);
 }
 

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #define TICK_MS        100
+#define FAREWELL_NS    2000000000ull /* for the last answers of a server whose engine is dead */
 #define WORKERS_QUEUED 1024
 
 /* -- HTTP callbacks */
@@ -37,10 +38,11 @@ static size_t on_head(void *ctx, struct http_call *c)
     }
     if (r)
         return a->conf->http.max_body;
-    if (known)
-        api_fail(&e, 405, "method_not_allowed", NULL, "%s does not allow %.16s; use %s", http_path(c), http_method(c),
-                 allow);
-    else
+    if (known) {
+        api_fail(&e, 405, "method_not_allowed", NULL, "%.200s does not allow %.16s; use %s", http_path(c),
+                 http_method(c), allow);
+        memcpy(e.allow, allow, sizeof e.allow);
+    } else
         api_fail(&e, 404, "unknown_url", NULL, "no such path: %.200s %.16s", http_path(c), http_method(c));
     reply_error(c, &e);
     return 0;
@@ -60,14 +62,25 @@ static void on_room(void *ctx, struct http_call *c)
         gen_room(http_user(c));
 }
 
+/* A client's path as one word of a log line. */
+static void put_path(const struct http_call *c, char out[128])
+{
+    size_t i = 0;
+    for (const char *p = http_path(c); *p && i < 127; p++)
+        out[i++] = *p > ' ' && *p <= '~' && *p != '"' && *p != '=' ? *p : '?';
+    out[i] = 0;
+}
+
 static void access_line(const struct http_call *c, const struct gen *g, enum http_gone why)
 {
     static const char *const ends[] = {"done", "client", "timeout", "abort", "drain"};
     uint64_t now = sys.now_ns();
+    char path[128];
+    put_path(c, path);
     double ms = (double)(now - http_start_ns(c)) / 1e6;
     if (!g) {
         log_info("http access", "id=%s peer=%s method=%s path=%s status=%d end=%s bytes=%llu ms=%.1f",
-                 http_request_id(c), http_peer(c), http_method(c), http_path(c), http_status(c), ends[why],
+                 http_request_id(c), http_peer(c), http_method(c), path, http_status(c), ends[why],
                  (unsigned long long)http_bytes_out(c), ms);
         return;
     }
@@ -75,7 +88,7 @@ static void access_line(const struct http_call *c, const struct gen *g, enum htt
     log_info("http access",
              "id=%s peer=%s method=%s path=%s status=%d end=%s bytes=%llu ms=%.1f ttft_ms=%.1f prompt_tokens=%llu "
              "cached_tokens=%llu completion_tokens=%llu n=%lld stream=%d",
-             http_request_id(c), http_peer(c), http_method(c), http_path(c), http_status(c), ends[why],
+             http_request_id(c), http_peer(c), http_method(c), path, http_status(c), ends[why],
              (unsigned long long)http_bytes_out(c), ms, ttft, (unsigned long long)gen_prompt_tokens(g),
              (unsigned long long)gen_cached_tokens(g), (unsigned long long)gen_completion_tokens(g), (long long)g->p.n,
              g->p.stream);
@@ -240,11 +253,10 @@ static void watch_state(struct app *a)
     struct engine_stats st;
     engine_get_stats(a->engine, &st);
     if (st.state == ENGINE_DEAD && a->state != APP_FAILED) {
-        bool never = a->state == APP_LOADING;
         snprintf(a->error, sizeof a->error, "%s", st.error);
         a->state = APP_FAILED;
-        if (never || !a->n_gens)
-            http_stop(a->http);
+        a->drain_ns = sys.now_ns();
+        http_drain(a->http);
     }
     if (st.state == ENGINE_READY && a->state == APP_LOADING)
         warm_up(a);
@@ -280,7 +292,7 @@ static void on_workers(void *ctx)
 
 static void begin_drain(struct app *a, const char *why)
 {
-    if (a->state == APP_DRAINING) { /* asked twice: now */
+    if (a->state == APP_DRAINING || a->state == APP_FAILED) { /* asked twice, or going anyway: now */
         http_stop(a->http);
         return;
     }
@@ -300,7 +312,8 @@ static void on_signal(void *ctx)
         begin_drain(a, info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
 }
 
-/* The watchdog hears of us when the engine has turned its loop or has nothing to do: a hang is seen. */
+/* The watchdog hears of us when the engine has turned its loop, which it does once a second even without work, or
+ * loads: a hang is seen, whether requests run or not. */
 static void feed_watchdog(struct app *a, uint64_t now)
 {
     struct engine_stats st;
@@ -308,8 +321,7 @@ static void feed_watchdog(struct app *a, uint64_t now)
     if (!every || now - a->fed_ns < every / 2)
         return;
     engine_get_stats(a->engine, &st);
-    bool idle = st.running + st.waiting == 0, loading = a->state == APP_LOADING && st.load_percent > 0;
-    if (st.alive == a->alive && !idle && !loading)
+    if (st.alive == a->alive && st.state == ENGINE_READY)
         return;
     a->alive = st.alive;
     a->fed_ns = now;
@@ -327,8 +339,11 @@ static void on_tick(void *ctx)
     on_workers(a); /* a bell that could not be rung costs a tick */
     on_engine(a);
     feed_watchdog(a, now);
-    if (a->state == APP_DRAINING &&
-        (http_open_calls(a->http) == 0 || now - a->drain_ns > a->conf->drain.timeout * 1000000))
+    /* an answer, if only an error, is given time to leave */
+    uint64_t patience = a->state == APP_DRAINING ? a->conf->drain.timeout * 1000000
+                        : a->state == APP_FAILED ? FAREWELL_NS
+                                                 : UINT64_MAX;
+    if (patience != UINT64_MAX && (http_open_calls(a->http) == 0 || now - a->drain_ns > patience))
         http_stop(a->http);
 }
 

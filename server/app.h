@@ -42,7 +42,7 @@ struct tenant {
 struct app {
     const struct config *conf;
     struct engine_plan plan;
-    struct http *http;
+    struct http *http; /* NULL while it closes: calls are gone, workers may still run */
     struct engine *engine;
     struct workers *workers;
     struct tokenizer *tok;

@@ -8,6 +8,7 @@
 #include "engine/base/log.h"
 #include "engine/base/sys.h"
 #include "engine/base/version.h"
+#include "server/address.h"
 #include "server/notify.h"
 
 #include <errno.h>
@@ -137,6 +138,24 @@ int app_name_model(struct app *a, struct err *e)
     return 0;
 }
 
+/* A socket of the service manager's, which may be public as little as our own. */
+static int take_handed(struct app *a, int fd, struct err *e)
+{
+    struct address at;
+    char text[sizeof at.host + 8];
+    int ret = address_of_socket(fd, &at, e);
+    if (ret)
+        return ret;
+    snprintf(text, sizeof text, at.kind == ADDRESS_UNIX ? "unix:%s" : at.kind == ADDRESS_V6 ? "[%s]:" : "%s:", at.host);
+    if (address_is_public(&at) && !a->auth)
+        return err_set(e, EINVAL,
+                       "%s%u (a socket of systemd's): other machines can reach it, but there are no API keys; set "
+                       "auth.key_file or let the socket unit listen on 127.0.0.1",
+                       text, at.port);
+    ret = http_listen_fd(a->http, fd, e);
+    return ret ? ret : app_add_url(a, text, at.port, e);
+}
+
 int app_open_http(struct app *a, const struct http_app *callbacks, struct err *e)
 {
     const struct config *c = a->conf;
@@ -160,7 +179,7 @@ int app_open_http(struct app *a, const struct http_app *callbacks, struct err *e
     if (!ret)
         ret = n = notify_listen_fds(fds, HANDED_MAX, e);
     for (int i = 0; ret >= 0 && i < n; i++)
-        ret = http_listen_fd(a->http, fds[i], e);
+        ret = take_handed(a, fds[i], e);
     /* sockets from the service manager take the place of those in the configuration */
     for (size_t i = 0; ret >= 0 && n == 0 && i < c->listen.n; i++) {
         ret = http_listen(a->http, c->listen.v[i], e);

@@ -118,8 +118,9 @@ int config_set(struct config *c, const char *key, const char *value, enum config
  * at commas. */
 int config_add(struct config *c, const char *key, const char *item, enum config_source source, const char *where,
                struct err *e);
-/* Rules between keys: listen addresses are well-formed and not public without keys; certificate and key come together; body_memory holds a max_body;
- * of model.path and model.random the higher source wins, and one source may give only one. Call once, last. */
+/* Rules between keys: listen addresses are well-formed and not public without keys; certificate and key come together;
+ * body_memory holds a max_body; of model.path and model.random the higher source wins, and one source may give only
+ * one. Call once, last. */
 int config_finish(struct config *c, struct err *e);
 
 /* -- showing */

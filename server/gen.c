@@ -25,7 +25,7 @@ static void choice_fini(struct gen_choice *c)
     str_fini(&c->text);
 }
 
-static void gen_free(struct gen *g)
+void gen_free(struct gen *g)
 {
     for (uint32_t i = 0; i < g->n_parts; i++) {
         if (g->parts[i].live) {
@@ -44,6 +44,7 @@ static void gen_free(struct gen *g)
         g->next->prev = g->prev;
     g->app->n_gens--;
     str_fini(&g->p.ignored);
+    str_fini(&g->out);
     arena_fini(&g->mem);
     free(g->parts);
     free(g->choices);
@@ -59,6 +60,7 @@ void gen_gone(struct gen *g)
     }
     if (g->n_live)
         metric_add(METRIC_FINISH_CANCELLED, g->n_open);
+    gen_log_answers(g);
     g->call = NULL;
     if (!g->in_worker)
         gen_free(g);
@@ -80,8 +82,8 @@ int gen_add_part(struct gen *g, struct token_ids *prompt, const char *echo, size
     return 0;
 }
 
-/* max_tokens for the longest prompt: what was asked, or the rest of the context. */
-static int settle_length(struct gen *g)
+/* Does the longest prompt fit the context, with what was asked for or at least one token? */
+static int check_length(struct gen *g)
 {
     uint64_t ctx = g->app->plan.ctx_tokens, longest = 0;
     struct gen_params *p = &g->p;
@@ -116,7 +118,7 @@ static int parse(struct gen *g)
     if (!ret)
         ret = g->dialect->parse(g, json_root(doc));
     json_close(doc);
-    return ret ? ret : settle_length(g);
+    return ret ? ret : check_length(g);
 }
 
 static void work(struct worker_job *j)
@@ -161,6 +163,7 @@ void gen_cancel_parts(struct gen *g)
 
 void gen_engine_failed(struct gen *g, enum engine_failure why, const char *text)
 {
+    struct engine_stats st;
     gen_cancel_parts(g);
     metric_add(why == ENGINE_FAIL_QUEUE_FULL ? METRIC_REFUSED_QUEUE
                : why == ENGINE_FAIL_TOO_LONG ? METRIC_REFUSED_TOO_LONG
@@ -175,7 +178,11 @@ void gen_engine_failed(struct gen *g, enum engine_failure why, const char *text)
         api_fail(&g->error, 400, "context_length_exceeded", NULL, "%s", text);
         break;
     default:
-        api_fail(&g->error, 500, "engine_error", NULL, "%s", text);
+        engine_get_stats(g->app->engine, &st);
+        if (st.state == ENGINE_DEAD)
+            api_fail(&g->error, 503, "engine_dead", NULL, "the engine has stopped; the server's log says why");
+        else
+            api_fail(&g->error, 500, "engine_error", NULL, "%s", text);
     }
     gen_fail(g);
 }
@@ -200,11 +207,20 @@ static uint64_t fresh_seed(const struct gen *g)
     return sys.random(&seed, sizeof seed) == 0 ? seed : sys.now_ns();
 }
 
+/* As many as were asked for; else the configuration's default, as far as the context goes. */
+static uint32_t max_tokens(const struct gen *g, const struct gen_part *part)
+{
+    uint32_t rest = g->app->plan.ctx_tokens - (uint32_t)part->prompt.n;
+    if (g->p.max_tokens)
+        return (uint32_t)g->p.max_tokens;
+    return g->p.default_max_tokens && g->p.default_max_tokens < rest ? (uint32_t)g->p.default_max_tokens : rest;
+}
+
 static int submit_part(struct gen *g, struct gen_part *part, struct engine_request *r, struct err *e)
 {
     r->prompt = part->prompt.ids;
     r->n_prompt = part->prompt.n;
-    r->max_tokens = g->p.max_tokens ? (uint32_t)g->p.max_tokens : g->app->plan.ctx_tokens - (uint32_t)part->prompt.n;
+    r->max_tokens = max_tokens(g, part);
     int ret = engine_submit(g->app->engine, r, &part->engine_id, e);
     if (ret)
         return ret;
@@ -266,6 +282,7 @@ static void worked(struct worker_job *j)
     }
     if (!g->error.status && app_check_ready(g->app, &g->error) == 0) {
         g->tenant = app_tenant(g->app, g->call, g->p.cache_salt, g->p.cache_salt ? strlen(g->p.cache_salt) : 0);
+        gen_log_prompts(g);
         submit(g);
         return;
     }
@@ -276,6 +293,7 @@ void gen_start(struct app *a, struct http_call *c, const struct dialect *d)
 {
     struct api_error e;
     if (app_check_ready(a, &e) != 0) {
+        metric_add(METRIC_REFUSED_NOT_READY, 1);
         reply_error(c, &e);
         return;
     }

@@ -24,11 +24,13 @@ struct gen_choice {
     uint64_t last_ns; /* when its last token came */
     struct detok detok;
     struct stop_scan stop;
-    struct str text;    /* not streamed: the answer; streamed: text for the next chunk */
+    struct str text;    /* not streamed: the answer; streamed: text for the next chunks */
     size_t n_sent;      /* tokens in earlier chunks: ids (and lps) from here to n_done belong to the next */
     bool ended;         /* the engine sends no more */
+    bool echoed;        /* its text began with the prompt's, where that was asked for */
     bool begun;         /* the first chunk has been sent */
-    const char *finish; /* "stop", "length": in the answer; NULL = it goes on */
+    const char *finish; /* "stop", "length": all its text is known; NULL = it goes on */
+    bool closed;        /* and the answer has it: nothing more to send */
     int32_t stop_id;    /* -1 = none */
     int stop_text;      /* index of the stop string, -1 = none */
 };
@@ -51,8 +53,9 @@ struct dialect {
     /* Worker: prompts (gen_add_part) from the checked root. 0, or -1 with g->error. */
     int (*parse)(struct gen *g, const struct json_val *root);
     const char *const *own_fields; /* NULL-terminated: what parse reads */
-    /* Members of a choice: the delta of a chunk (from choice->text), or the whole. No braces, no finish_reason. */
-    void (*put_delta)(const struct gen *g, const struct gen_choice *c, struct str *out);
+    /* Members of a choice: the delta of a chunk (n bytes of choice->text), or the whole. No braces, no finish_reason.
+     */
+    void (*put_delta)(const struct gen *g, const struct gen_choice *c, size_t n, struct str *out);
     void (*put_whole)(const struct gen *g, const struct gen_choice *c, struct str *out);
 };
 
@@ -69,7 +72,9 @@ struct gen {
     struct gen_part *parts;
     uint32_t n_parts, n_live;
     struct gen_choice *choices; /* [n_parts][n] */
-    uint32_t n_choices, n_open; /* open: no finish reason yet */
+    uint32_t n_choices, n_open; /* open: not closed yet */
+    uint32_t turn;              /* choice that gets room next */
+    struct str out;             /* the whole answer, while it is written */
     const char *model;
     char id[48];
     int64_t created;
@@ -97,6 +102,7 @@ uint64_t gen_completion_tokens(const struct gen *g);
 uint64_t gen_cached_tokens(const struct gen *g);
 
 /* -- gen.c, for gen_event.c */
+void gen_free(struct gen *g);
 /* Answer with g->error, as an error body or as an event of a stream that has begun. */
 void gen_fail(struct gen *g);
 /* The engine refused or lost a part: cancel the others, answer. */
@@ -104,8 +110,8 @@ void gen_engine_failed(struct gen *g, enum engine_failure why, const char *text)
 void gen_cancel_parts(struct gen *g);
 
 /* -- gen_out.c: the answers */
-/* One SSE event with a chunk of a choice. finish NULL = it goes on. */
-void gen_put_chunk(const struct gen *g, const struct gen_choice *c, const char *finish, struct str *out);
+/* One SSE event with a chunk of a choice, n bytes of its text. finish NULL = it goes on. */
+void gen_put_chunk(const struct gen *g, const struct gen_choice *c, size_t n, const char *finish, struct str *out);
 void gen_put_usage_chunk(const struct gen *g, struct str *out);
 void gen_put_progress_chunk(const struct gen *g, const struct gen_part *part, struct str *out);
 void gen_put_answer(const struct gen *g, struct str *out);
@@ -114,5 +120,9 @@ void gen_put_answer(const struct gen *g, struct str *out);
 void gen_put_token_text(const struct gen *g, int32_t id, struct str *out);
 /* A log probability; OpenAI writes -9999.0 for minus infinity. */
 void gen_put_logprob(float logprob, struct str *out);
+
+/* With log.prompts: the beginnings of what came in and went out. */
+void gen_log_prompts(const struct gen *g);
+void gen_log_answers(const struct gen *g);
 
 #endif

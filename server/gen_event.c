@@ -5,14 +5,23 @@
  */
 #include "server/gen.h"
 
+#include "engine/base/log.h"
 #include "engine/base/sys.h"
 #include "engine/base/vec.h"
 #include "server/metric.h"
 
+#include <assert.h>
+#include <errno.h>
 #include <string.h>
 
-#define CHUNK_ROOM    16384        /* room that the events of one token never pass */
+#define PIECE_BYTES   2048         /* of text in one event; six times this when all of it is escaped */
+#define EVENT_ROOM    16384        /* what nearly every event fits in; those that do not are tried again */
+#define IDS_HELD      64           /* ids of tokens without text that wait for a chunk */
 #define HEADERS_AFTER 200000000ull /* ns: then a waiting stream gets its headers */
+#define LONG_BYTES    16384        /* of a whole answer: more is written by a worker */
+#define LOGPROB_BYTES 64           /* about so much JSON each */
+
+/* -- events of a stream */
 
 static void begin_stream(struct gen *g)
 {
@@ -24,39 +33,101 @@ static void begin_stream(struct gen *g)
     g->streaming = true;
 }
 
-static void write_event(struct gen *g, struct str *out)
+/* Hand an event to the client. False: it has no room now (gen_room follows), or the stream is over. */
+static bool write_event(struct gen *g, struct str *out)
 {
-    if (out->oom || http_stream_write(g->call, out->data, out->len) != 0) {
-        /* gen_pump left room for what a token can need: the client is going, or there is no memory */
-        gen_cancel_parts(g);
-        g->answered = true;
-        http_abort(g->call);
-    }
+    int ret = out->oom ? -ENOMEM : http_stream_write(g->call, out->data, out->len);
     str_fini(out);
+    if (ret == 0 || ret == -EAGAIN)
+        return ret == 0;
+    /* the client is going, there is no memory, or http.stream_bytes can't hold one event */
+    log_debug("gen abort", "id=%s error=\"%s\"", http_request_id(g->call), strerror(-ret));
+    gen_cancel_parts(g);
+    g->answered = true;
+    http_abort(g->call);
+    return false;
 }
 
-/* Send what the choice has gathered as one chunk. */
-static void send_chunk(struct gen *g, struct gen_choice *c, const char *finish)
+static bool has_room(const struct gen *g)
+{
+    size_t half = g->app->conf->http.stream_bytes / 2;
+    return http_stream_has_room(g->call, half < EVENT_ROOM ? half : EVENT_ROOM);
+}
+
+/* Bytes of waiting text that one event takes: whole characters, and little enough for the smallest ring. */
+static size_t piece_bytes(const struct gen *g, const struct gen_choice *c)
+{
+    size_t most = g->app->conf->http.stream_bytes / 16, n = c->text.len;
+    if (most > PIECE_BYTES)
+        most = PIECE_BYTES;
+    if (n <= most)
+        return n;
+    for (n = most; (c->text.data[n] & 0xc0) == 0x80; n--)
+        assert(n > 0); /* the text is UTF-8 */
+    return n;
+}
+
+/* Send the next piece of what the choice has gathered, or with `finish` its end. */
+static bool send_chunk(struct gen *g, struct gen_choice *c, const char *finish)
 {
     struct str out = {0};
-    gen_put_chunk(g, c, finish, &out);
+    size_t n = piece_bytes(g, c);
+    if (!has_room(g))
+        return false;
+    gen_put_chunk(g, c, n, finish, &out);
+    if (!write_event(g, &out))
+        return false;
     c->begun = true;
     c->n_sent = c->n_done;
-    str_cut(&c->text, 0);
-    write_event(g, &out);
+    str_drop(&c->text, n);
+    return true;
 }
+
+/* Text leaves at once. Log probabilities belong to their token, with or without text; bare ids may wait a little. */
+static bool has_chunk(const struct gen *g, const struct gen_choice *c)
+{
+    size_t held = c->n_done - c->n_sent;
+    return c->text.len || (c->lps && held) || (g->p.return_token_ids && held >= IDS_HELD);
+}
+
+/* Send all that the choice has; false when it has to wait or the stream is over. */
+static bool flush_choice(struct gen *g, struct gen_choice *c)
+{
+    while (has_chunk(g, c))
+        if (!send_chunk(g, c, NULL))
+            return false;
+    if (!c->finish || c->closed)
+        return true;
+    c->closed = send_chunk(g, c, c->finish);
+    g->n_open -= c->closed;
+    return c->closed;
+}
+
+static bool finish_stream(struct gen *g)
+{
+    struct str out = {0};
+    if (!has_room(g))
+        return false;
+    if (g->p.include_usage)
+        gen_put_usage_chunk(g, &out);
+    str_puts(&out, "data: [DONE]\n\n");
+    if (!write_event(g, &out))
+        return false;
+    http_stream_end(g->call);
+    g->answered = true;
+    return true;
+}
+
+/* -- tokens to text */
 
 static void close_choice(struct gen *g, struct gen_choice *c, const char *finish)
 {
     c->finish = finish;
     c->n_ids = c->n_done;
+    if (g->p.stream)
+        return; /* closed when its last chunk is sent */
+    c->closed = true;
     g->n_open--;
-    if (!g->p.stream)
-        return;
-    if (c->text.len || (c->lps && c->n_sent < c->n_done))
-        send_chunk(g, c, NULL);
-    if (!g->answered)
-        send_chunk(g, c, finish);
 }
 
 static uint32_t choice_of(const struct gen *g, const struct gen_choice *c)
@@ -115,61 +186,88 @@ static void end_choice(struct gen *g, struct gen_choice *c)
 static void put_echo(struct gen *g, struct gen_choice *c)
 {
     const struct gen_part *part = part_of(g, c);
-    if (!c->begun && c->n_done == 0 && part->echo)
+    if (part->echo)
         str_add(&c->text, part->echo, part->n_echo);
     c->n_chars = chars_in(&c->text);
+    c->echoed = true;
 }
 
 /* Turn waiting tokens of a choice into the answer while there is room. */
 static void pump_choice(struct gen *g, struct gen_choice *c)
 {
-    if (c->n_ids && c->n_done == 0)
+    if (!c->echoed && (c->n_ids || c->ended))
         put_echo(g, c);
-    while (!c->finish && !g->answered && c->n_done < c->n_ids) {
-        if (g->p.stream && !http_stream_has_room(g->call, CHUNK_ROOM))
-            return; /* gen_room goes on */
-        take_token(g, c);
-        if (g->p.stream && !c->finish && c->text.len)
-            send_chunk(g, c, NULL);
+    while (!g->p.stream || flush_choice(g, c)) {
+        if (c->finish)
+            break;
+        if (c->n_done < c->n_ids)
+            take_token(g, c);
+        else if (c->ended)
+            end_choice(g, c);
+        else
+            break;
     }
     if (c->lps && !c->finish && part_of(g, c)->live)
         engine_credit(g->app->engine, part_of(g, c)->engine_id, choice_of(g, c), (uint32_t)c->n_done);
-    if (c->ended && !c->finish && !g->answered)
-        end_choice(g, c);
 }
 
-static void finish_stream(struct gen *g)
+/* -- the whole answer */
+
+static void send_whole(struct gen *g)
 {
-    struct str out = {0};
-    if (g->p.include_usage)
-        gen_put_usage_chunk(g, &out);
-    str_puts(&out, "data: [DONE]\n\n");
-    write_event(g, &out);
-    if (!g->answered)
-        http_stream_end(g->call);
-    g->answered = true;
+    struct http_header h = {"x-ignored-params", str_text(&g->p.ignored)};
+    if (g->out.oom) {
+        api_fail(&g->error, 503, "out_of_memory", NULL, "no memory for the answer");
+        gen_fail(g);
+    } else {
+        http_answer(g->call, 200, "application/json", &h, g->p.ignored.len ? 1 : 0, g->out.data, g->out.len);
+    }
+    str_fini(&g->out);
+}
+
+static void build_whole(struct worker_job *j)
+{
+    struct gen *g = (struct gen *)(void *)j;
+    gen_put_answer(g, &g->out);
+}
+
+static void built_whole(struct worker_job *j)
+{
+    struct gen *g = (struct gen *)(void *)j;
+    g->in_worker = false;
+    if (g->call)
+        send_whole(g);
+    else
+        gen_free(g);
+}
+
+/* Is the answer so long that writing it would hold up the loop? */
+static bool is_long(const struct gen *g)
+{
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < g->n_choices; i++) {
+        const struct gen_choice *c = &g->choices[i];
+        bytes += c->text.len + (c->lps ? c->n_done * (size_t)(1 + c->lps[0].n_top) * LOGPROB_BYTES : 0);
+    }
+    return bytes > LONG_BYTES;
 }
 
 static void finish_whole(struct gen *g)
 {
-    struct str out = {0};
-    struct http_header h = {"x-ignored-params", str_text(&g->p.ignored)};
-    gen_put_answer(g, &out);
-    g->answered = true;
-    if (out.oom) {
-        api_fail(&g->error, 503, "out_of_memory", NULL, "no memory for the answer");
-        gen_fail(g);
-    } else {
-        http_answer(g->call, 200, "application/json", &h, g->p.ignored.len ? 1 : 0, out.data, out.len);
-    }
-    str_fini(&out);
+    g->answered = true; /* nothing changes any more: a worker may read it */
+    g->job.work = build_whole;
+    g->job.done = built_whole;
+    g->in_worker = is_long(g) && workers_submit(g->app->workers, &g->job) == 0;
+    if (g->in_worker)
+        return;
+    gen_put_answer(g, &g->out);
+    send_whole(g);
 }
 
-static void pump(struct gen *g)
+/* -- what moves it */
+
+static void finish_if_over(struct gen *g)
 {
-    for (uint32_t i = 0; i < g->n_choices && !g->answered; i++)
-        if (!g->choices[i].finish)
-            pump_choice(g, &g->choices[i]);
     if (g->answered || g->n_open || g->n_live)
         return;
     if (g->p.stream)
@@ -180,8 +278,14 @@ static void pump(struct gen *g)
 
 void gen_room(struct gen *g)
 {
-    if (!g->answered && g->choices)
-        pump(g);
+    /* on from where the room ended last time: no choice waits for all before it */
+    for (uint32_t i = 0; i < g->n_choices && !g->answered && has_room(g); i++) {
+        uint32_t at = g->turn;
+        g->turn = (at + 1) % g->n_choices;
+        pump_choice(g, &g->choices[at]);
+    }
+    if (g->choices)
+        finish_if_over(g);
 }
 
 void gen_tick(struct gen *g, uint64_t now_ns)
@@ -237,7 +341,7 @@ static void send_progress(struct gen *g, struct gen_part *part, const struct eng
     struct str out = {0};
     part->progress = ev->done;
     part->cached = ev->cached;
-    if (!http_stream_has_room(g->call, CHUNK_ROOM))
+    if (!has_room(g))
         return; /* the next one says more */
     gen_put_progress_chunk(g, part, &out);
     write_event(g, &out);
@@ -277,6 +381,9 @@ void gen_event(struct gen_part *part, const struct engine_event *ev)
     default:
         break;
     }
-    if (!g->answered)
-        pump(g);
+    if (g->answered)
+        return;
+    if (!c->closed)
+        pump_choice(g, c);
+    finish_if_over(g);
 }

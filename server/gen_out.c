@@ -2,9 +2,12 @@
 #include "server/gen.h"
 
 #include "engine/base/json.h"
+#include "engine/base/log.h"
 #include "engine/base/utf8.h"
 
 #include <string.h>
+
+#define LOGGED_TOKENS 300 /* of a text: a log line is short */
 
 static void put_head(const struct gen *g, const char *object, struct str *out)
 {
@@ -40,12 +43,12 @@ static void put_ids(const int32_t *ids, size_t n, struct str *out)
     str_putc(out, ']');
 }
 
-void gen_put_chunk(const struct gen *g, const struct gen_choice *c, const char *finish, struct str *out)
+void gen_put_chunk(const struct gen *g, const struct gen_choice *c, size_t n, const char *finish, struct str *out)
 {
     str_puts(out, "data: ");
     put_head(g, g->dialect->chunk_object, out);
     str_addf(out, ",\"choices\":[{\"index\":%td,", c - g->choices);
-    g->dialect->put_delta(g, c, out);
+    g->dialect->put_delta(g, c, n, out);
     put_finish(g, c, finish, out);
     if (g->p.return_token_ids) {
         str_puts(out, ",\"token_ids\":");
@@ -143,4 +146,31 @@ void gen_put_token_text(const struct gen *g, int32_t id, struct str *out)
 void gen_put_logprob(float logprob, struct str *out)
 {
     json_put_double(out, logprob < -9999.0f ? -9999.0 : (double)logprob);
+}
+
+/* -- the log, where prompts were asked for (log.prompts) */
+
+static void log_text(const struct gen *g, const char *what, uint32_t index, const int32_t *ids, size_t n)
+{
+    struct str text = {0}, quoted = {0};
+    struct detok d = {0};
+    for (size_t i = 0; i < n && i < LOGGED_TOKENS; i++)
+        detok_push(&d, g->app->tok, ids[i], false, &text);
+    detok_finish(&d, &text);
+    json_put_text(&quoted, str_text(&text), text.len);
+    log_info(what, "id=%s index=%u tokens=%zu text=%s", http_request_id(g->call), index, n, str_text(&quoted));
+    str_fini(&text);
+    str_fini(&quoted);
+}
+
+void gen_log_prompts(const struct gen *g)
+{
+    for (uint32_t i = 0; g->app->conf->log.prompts && i < g->n_parts; i++)
+        log_text(g, "gen prompt", i, g->parts[i].prompt.ids, g->parts[i].prompt.n);
+}
+
+void gen_log_answers(const struct gen *g)
+{
+    for (uint32_t i = 0; g->app->conf->log.prompts && i < g->n_choices; i++)
+        log_text(g, "gen answer", i, g->choices[i].ids, g->choices[i].n_done);
 }

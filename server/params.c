@@ -108,7 +108,7 @@ void params_defaults(struct gen_params *p, const struct config *conf, const stru
     p->repetition_penalty = first_set(conf->sampling.repetition_penalty, model->repetition_penalty, 1);
     p->top_k = conf->sampling.top_k >= 0 ? conf->sampling.top_k : model->top_k >= 0 ? model->top_k : 0;
     if (conf->sampling.max_tokens > 0)
-        p->max_tokens = conf->sampling.max_tokens;
+        p->default_max_tokens = conf->sampling.max_tokens;
     p->n = 1;
     p->top_logprobs = p->logprobs_count = -1;
     p->skip_special_tokens = p->add_generation_prompt = p->cache_prompt = true;
@@ -413,8 +413,8 @@ static int settle_tier(struct gen_params *p, struct api_error *e)
                : 0;
 }
 
-/* Fields that are about each other. default_max: of the configuration; it does not narrow what a request asks for. */
-static int check_pairs(struct gen_params *p, enum params_dialect dialect, int64_t default_max, struct api_error *e)
+/* Fields that are about each other. */
+static int check_pairs(struct gen_params *p, enum params_dialect dialect, struct api_error *e)
 {
     if (p->top_logprobs > 0 && dialect == PARAMS_CHAT && !p->logprobs)
         return api_fail(e, 400, "invalid_value", "top_logprobs", "top_logprobs %lld: needs logprobs true",
@@ -429,18 +429,14 @@ static int check_pairs(struct gen_params *p, enum params_dialect dialect, int64_
         p->add_generation_prompt = false;
     if (p->max_completion_tokens && (!p->max_tokens || p->max_completion_tokens < p->max_tokens))
         p->max_tokens = p->max_completion_tokens;
-    if (!p->max_tokens)
-        p->max_tokens = default_max;
     return 0;
 }
 
 int params_read(struct gen_params *p, const struct json_val *root, enum params_dialect dialect, int32_t vocab,
                 const char *const *own, struct arena *mem, struct api_error *e)
 {
-    int64_t default_max = p->max_tokens;
     if (json_typeof(root) != JSON_OBJECT)
         return api_fail(e, 400, "invalid_type", NULL, "the body must be a JSON object, not %s", type_name(root));
-    p->max_tokens = 0;
     for (const struct json_val *m = json_first(root); m; m = json_next(m)) {
         size_t n;
         const char *name = json_key(m, &n);
@@ -454,7 +450,7 @@ int params_read(struct gen_params *p, const struct json_val *root, enum params_d
             note_ignored(p, name, n);
         }
     }
-    return read_shaped(p, root, vocab, mem, e) || check_pairs(p, dialect, default_max, e) || settle_tier(p, e) ? -1 : 0;
+    return read_shaped(p, root, vocab, mem, e) || check_pairs(p, dialect, e) || settle_tier(p, e) ? -1 : 0;
 }
 
 struct engine_sampling params_sampling(const struct gen_params *p, enum params_dialect dialect, uint64_t seed)

@@ -19,8 +19,9 @@
 struct gen_params {
     double temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
     int64_t top_k, seed, max_tokens, max_completion_tokens, min_tokens, n, best_of, priority; /* -1 or 0 = not given */
-    int64_t top_logprobs;                                                                     /* chat */
-    int64_t logprobs_count; /* completions: logprobs is a number; -1 = not given */
+    int64_t default_max_tokens; /* of the configuration, for requests that give none; 0 = none */
+    int64_t top_logprobs;       /* chat */
+    int64_t logprobs_count;     /* completions: logprobs is a number; -1 = not given */
     bool has_seed, has_priority, stream, include_usage, logprobs, echo, ignore_eos, skip_special_tokens,
         return_progress;
     bool return_token_ids, add_generation_prompt, continue_final_message, cache_prompt;

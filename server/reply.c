@@ -32,6 +32,7 @@ int api_fail(struct api_error *e, int status, const char *code, const char *para
     e->type = type_of(status);
     e->code = code;
     e->retry_ms = 0;
+    e->allow[0] = 0;
     snprintf(e->param, sizeof e->param, "%s", param ? param : "");
     va_start(ap, fmt);
     vsnprintf(e->message, sizeof e->message, fmt, ap);
@@ -66,7 +67,7 @@ void reply_error(struct http_call *c, const struct api_error *e)
                                     "\"service_unavailable_error\",\"param\":null,\"code\":\"out_of_memory\"}}";
     struct str body = {0};
     char ms[16], s[16];
-    struct http_header h[3];
+    struct http_header h[4];
     size_t n = 0;
     api_put_error(e, &body);
     if (e->retry_ms) {
@@ -77,6 +78,10 @@ void reply_error(struct http_call *c, const struct api_error *e)
     }
     if (e->status == 401)
         h[n++] = (struct http_header){"WWW-Authenticate", "Bearer"};
+    if (e->allow[0])
+        h[n++] = (struct http_header){"Allow", e->allow};
+    if (e->status == 500)
+        h[n++] = (struct http_header){"x-should-retry", "false"};
     if (body.oom)
         http_answer(c, 503, "application/json", NULL, 0, no_memory, sizeof no_memory - 1);
     else

@@ -16,9 +16,11 @@ struct api_error {
     char param[96];   /* "messages[2].content", "" = null */
     char message[512];
     uint32_t retry_ms; /* > 0: Retry-After and retry-after-ms */
+    char allow[64];    /* of 405: the methods that are, for Allow */
 };
 
-/* Fill e and return -1, so that `return api_fail(e, 400, ...)` reads well. The type follows from the status. */
+/* Fill e and return -1, so that `return api_fail(e, 400, ...)` reads well. The type follows from the status. A 500
+ * tells clients not to try again by themselves (x-should-retry): it would fail the same way, after the same work. */
 int api_fail(struct api_error *e, int status, const char *code, const char *param, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
 

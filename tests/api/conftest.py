@@ -105,6 +105,16 @@ class Hearthd:
                 return value
             time.sleep(0.02)
 
+    def until(self, want, seconds=20):
+        """Ask want() until it gives something true; that."""
+        end = time.monotonic() + seconds * SLOW
+        while True:
+            value = want()
+            if value or time.monotonic() > end:
+                assert value, "it does not come"
+                return value
+            time.sleep(0.01)
+
     def engine_pid(self):
         for p in os.listdir("/proc"):
             if p.isdigit():
@@ -150,10 +160,10 @@ def start():
         s.stop()
 
 
-@pytest.fixture(scope="session")
-def real():
+@pytest.fixture(scope="session", params=["thread", "exec"])
+def real(request):
     model = os.environ.get("HEARTH_MODEL") or subprocess.check_output(
         ["bash", str(ROOT / "scripts/fetch_model.sh")], text=True).splitlines()[-1]
-    s = Hearthd("--model", model, "--alias", "smollm2", "--set", "kv.bytes=512MiB")
+    s = Hearthd("--model", model, "--alias", "smollm2", "--set", "kv.bytes=256MiB", "--set", f"engine.mode={request.param}")
     yield s
     assert s.stop() == 0, s.text()

@@ -71,6 +71,18 @@ def test_a_stop_of_several_bytes_is_found_across_tokens(server):
     assert r["choices"][0]["finish_reason"] == "stop" and r["choices"][0]["text"] == ""
 
 
+def test_a_character_of_several_tokens_is_found_and_never_cut(server):
+    free = {"prompt": "xyz", "max_tokens": 60, "logit_bias": {"195": 50, "169": 50}, "seed": 11,
+            "frequency_penalty": 1}  # the two bytes of "é", so that both come
+    text = server.complete(**free)["choices"][0]["text"]
+    assert "é" in text and set(text) <= {"é", "\ufffd"}
+    for stop in ("é", "éé", "\ufffdé", "é\ufffd"):
+        events = server.events("/v1/completions", {**free, "stop": stop})
+        whole = server.complete(**free, stop=stop)["choices"][0]
+        assert whole["text"] == text[:text.index(stop)] == "".join(e["choices"][0]["text"] for e in events)
+        assert whole["finish_reason"] == "stop" and whole["stop_reason"] == stop
+
+
 def test_stop_ids_and_min_tokens(server):
     r = server.complete(prompt="q", max_tokens=10, logit_bias=TEXT, stop_token_ids=[97])
     assert r["choices"][0]["text"] == "" and r["choices"][0]["finish_reason"] == "stop"
@@ -117,6 +129,31 @@ def test_echo_puts_the_prompt_first(server):
     r = server.complete(prompt="the prompt ", max_tokens=3, logit_bias=TEXT, echo=True)
     assert r["choices"][0]["text"] == "the prompt aaa"
     assert server.complete(prompt=[104, 105], max_tokens=1, logit_bias=TEXT, echo=True)["choices"][0]["text"] == "hia"
+    body = {"prompt": "only this", "max_tokens": 3, "logit_bias": {"256": 100}, "echo": True}  # ends before its first token
+    assert server.complete(**body)["choices"][0]["text"] == "only this"
+    assert "".join(e["choices"][0]["text"] for e in server.events("/v1/completions", body)) == "only this"
+
+
+def test_log_probabilities_of_tokens_without_text_arrive_one_by_one(server):
+    body = {"prompt": "x", "max_tokens": 600, "logit_bias": {"256": 100}, "ignore_eos": True, "logprobs": 20}
+    events = server.events("/v1/completions", body)
+    assert sum(len(e["choices"][0]["logprobs"]["tokens"]) for e in events if e["choices"][0]["logprobs"]) == 600
+    assert max(len(json.dumps(e)) for e in events) < 8192
+    del body["logprobs"]
+    ids = [e["choices"][0]["token_ids"] for e in server.events("/v1/completions", {**body, "return_token_ids": True})]
+    assert sum(ids, []) == [256] * 600 and max(map(len, ids)) <= 64
+
+
+def test_a_long_answer_with_log_probabilities_is_whole(server):
+    body = {"prompt": "long", "max_tokens": 300, "ignore_eos": True, "logprobs": 20, "n": 4, "seed": 8}
+    whole = server.complete(**body)
+    for c in whole["choices"]:
+        assert [len(c["logprobs"][k]) for k in ("tokens", "token_logprobs", "top_logprobs", "text_offset")] == [300] * 4
+    events = server.events("/v1/completions", body)
+    for c in whole["choices"]:
+        mine = [e["choices"][0] for e in events if e["choices"][0]["index"] == c["index"]]
+        assert "".join(m["text"] for m in mine) == c["text"]
+        assert sum((m["logprobs"]["token_logprobs"] for m in mine if m["logprobs"]), []) == c["logprobs"]["token_logprobs"]
 
 
 def test_second_turn_reuses_the_first(server):

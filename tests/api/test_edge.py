@@ -1,8 +1,10 @@
 """Errors, limits, hostile values, small routes, keys."""
 import json
+import re
 import socket
 import time
 
+import openai
 import pytest
 
 HOSTILE = [0, -1, 1, 2**31, 2**31 - 1, -2**31, 2**32, 2**63, 2**64, -2**63, 1e308, -1e308, 1e-308, 0.5, 1.5, -0.0, 5.0, 1e5,
@@ -14,13 +16,26 @@ FIELDS = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "prese
           "skip_special_tokens", "return_progress", "top_logprobs", "user"]
 
 
-def test_hostile_values_cost_only_their_sender(server):
+MESSAGES = [{"role": "user", "content": "x"}]
+ROUTES = {"/v1/completions": ({"prompt": "x", "max_tokens": 2}, FIELDS),
+          "/v1/chat/completions": ({"messages": MESSAGES, "max_tokens": 2},
+                                   [f for f in FIELDS if f not in ("prompt", "echo", "best_of")] +
+                                   ["messages", "max_completion_tokens", "tools", "tool_choice", "functions", "modalities", "audio",
+                                    "chat_template_kwargs", "reasoning_effort", "service_tier", "add_generation_prompt",
+                                    "continue_final_message", "return_token_ids", "parallel_tool_calls"]),
+          "/tokenize": ({"prompt": "x"}, ["prompt", "content", "model", "add_special_tokens"]),
+          "/detokenize": ({"tokens": [1]}, ["tokens", "model", "skip_special_tokens"])}
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_hostile_values_cost_only_their_sender(server, path):
+    valid, fields = ROUTES[path]
     worst, refused = 0, 0
-    for field in FIELDS:
+    for field in fields:
         for value in HOSTILE:
-            body = json.dumps({"prompt": "x", "max_tokens": 2, **{field: value}}).encode("utf-8", "surrogatepass")
+            body = json.dumps({**valid, field: value}).encode("utf-8", "surrogatepass")
             start = time.monotonic()
-            r, raw = server.request("POST", "/v1/completions", body)
+            r, raw = server.request("POST", path, body)
             worst = max(worst, time.monotonic() - start)
             assert r.status in (200, 400, 404), (field, value, r.status, raw)
             if r.status >= 400:
@@ -28,7 +43,7 @@ def test_hostile_values_cost_only_their_sender(server):
                 error = json.loads(raw)["error"]
                 assert isinstance(error["code"], str) and isinstance(error["type"], str) and error["message"]
                 assert not any(s in error["message"] for s in ("0x", ".c:", "/home", "/usr"))
-    assert refused > 400 and worst < 5
+    assert refused > len(fields) * len(HOSTILE) // 3 and worst < 5
     assert server.request("GET", "/health")[0].status == 200
 
 
@@ -100,8 +115,9 @@ def test_small_routes(server):
     r, raw = server.request("GET", "/v1/models/nothing")
     assert r.status == 404 and "tiny" in json.loads(raw)["error"]["message"]
     assert server.request("GET", "/nowhere")[0].status == 404
-    r, _ = server.request("GET", "/v1/completions")
-    assert r.status == 405
+    for method, path, allow in (("GET", "/v1/completions", "POST"), ("POST", "/health", "GET"), ("DELETE", "/v1/models/tiny", "GET")):
+        r, raw = server.request(method, path)
+        assert r.status == 405 and r.headers["allow"] == allow and json.loads(raw)["error"]["code"] == "method_not_allowed"
     r, raw = server.request("HEAD", "/health")
     assert r.status == 200 and raw == b""
     r, _ = server.request("GET", "/health", headers={"x-request-id": "mine-1"})
@@ -111,6 +127,59 @@ def test_small_routes(server):
     status, d = server.post("/detokenize", {"tokens": t["tokens"]})
     assert status == 200 and d["prompt"] == "h\u00e9llo"
     assert server.post("/detokenize", {"tokens": [-1]})[0] == 400
+
+
+# Prometheus' text format 0.0.4: HELP and TYPE once before a family's samples, which stand together
+SAMPLE = re.compile(r'^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{([a-zA-Z_]\w*="(?:[^"\\\n]|\\[\\n"])*"(?:,[a-zA-Z_]\w*="(?:[^"\\\n]|\\[\\n"])*")*)\})? '
+                    r'([-+0-9.eE]+|NaN|[-+]?Inf)$')
+
+
+def families(text):
+    """{name: (type, {labels and suffix: value})}, with the format checked."""
+    out, current = {}, None
+    assert text.endswith("\n")
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            current = line.split(" ", 3)[2]
+            assert current not in out and len(line.split(" ", 3)) == 4
+            out[current] = [None, {}]
+        elif line.startswith("# TYPE "):
+            assert line.split(" ")[2] == current and line.split(" ")[3] in ("counter", "gauge", "histogram")
+            out[current][0] = line.split(" ")[3]
+        else:
+            m = SAMPLE.match(line)
+            assert m, line
+            suffix = m[1][len(current):]
+            assert m[1].startswith(current) and suffix in (("_bucket", "_sum", "_count") if out[current][0] == "histogram" else ("",))
+            key = (suffix, m[2] or "")
+            assert key not in out[current][1], line
+            out[current][1][key] = float(m[3])
+    for name, (kind, samples) in out.items():
+        assert samples and (kind != "counter" or name.endswith("_total")), name
+        if kind == "histogram":
+            buckets = [v for (suffix, _), v in samples.items() if suffix == "_bucket"]
+            labels = [le for suffix, le in samples if suffix == "_bucket"]
+            assert buckets == sorted(buckets) and 'le="+Inf"' in labels[-1]
+            assert buckets[-1] == next(v for (suffix, _), v in samples.items() if suffix == "_count")
+    return out
+
+
+def test_every_metric_keeps_the_format_and_vllms_names_come_when_asked(start):
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=4MiB", "--set", "metrics.compat=vllm", "--alias", 'a"b\\c')
+    s.complete(prompt=list(range(200)), max_tokens=5, ignore_eos=True)
+    s.complete(prompt=list(range(200)), max_tokens=5, ignore_eos=True)
+    all_ = families(s.request("GET", "/metrics")[1].decode())
+    vllm = {n: v for n, v in all_.items() if n.startswith("vllm:")}
+    assert not set(all_) - set(vllm) - {n for n in all_ if n.startswith("hearth_")}
+    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prefix_cache_queries_total",
+                 "prefix_cache_hits_total", "time_to_first_token_seconds", "inter_token_latency_seconds",
+                 "e2e_request_latency_seconds", "request_queue_time_seconds", "request_inference_time_seconds",
+                 "request_prefill_time_seconds", "request_decode_time_seconds", "request_prompt_tokens",
+                 "request_generation_tokens", "request_prefill_kv_computed_tokens", "prompt_tokens_by_source_total",
+                 "num_preemptions_total", "request_success_total"):
+        assert all('model_name="a\\"b\\\\c"' in labels for _, labels in vllm["vllm:" + name][1]), name
+    assert sum(v for v in vllm["vllm:prefix_cache_hits_total"][1].values()) == 192
+    assert 'le="7200"' in str(all_["hearth_request_seconds"][1].keys())
 
 
 def test_metrics_are_prometheus_text(server):
@@ -153,6 +222,58 @@ def test_memory_of_bodies_comes_back(start):
         assert s.request("POST", "/v1/completions", b"{")[0].status == 400
 
 
+def test_an_answer_that_nobody_reads_waits_in_any_ring(start):
+    """The engine is done long before the client reads: nothing is lost, whatever the ring holds."""
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=16MiB", "--set", "http.stream_bytes=4KiB")
+    body = {"prompt": "\u0001" * 400, "echo": True, "max_tokens": 300, "ignore_eos": True, "n": 24, "seed": 5}
+    whole = s.complete(**body)
+    done = 'hearth_requests_finished_total{reason="length"}'
+    before = s.metrics()[done]
+    k = socket.socket()
+    k.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    k.connect(("127.0.0.1", s.port))
+    data = json.dumps({**body, "stream": True}).encode()
+    k.sendall(b"POST /v1/completions HTTP/1.0\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+    s.metric_until(done, lambda v: v == before + 24)
+    raw = b""
+    while chunk := k.recv(65536):
+        raw += chunk
+    events = raw.split(b"\r\n\r\n", 1)[1].decode().split("\n\n")
+    assert events.pop() == "" and events.pop() == "data: [DONE]"
+    texts = [""] * 24
+    for e in events:
+        c = json.loads(e[6:])["choices"][0]
+        texts[c["index"]] += c["text"]
+    assert texts == [c["text"] for c in whole["choices"]] and texts[0].startswith("\u0001" * 400)
+
+
+def test_defaults_of_the_configuration_bend_to_the_context(start):
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=4MiB", "--set", "sampling.max_tokens=100", "--set", "sampling.top_k=1")
+    def tokens(n, **kw):
+        return s.complete(prompt=[7] * n, ignore_eos=True, **kw)["usage"]["completion_tokens"]
+    assert (tokens(5), tokens(5, max_tokens=200), tokens(2018)) == (100, 200, 30)
+    assert s.complete(prompt=[7], ignore_eos=True)["choices"] == s.complete(prompt=[7], ignore_eos=True)["choices"]  # greedy
+
+
+def test_a_need_above_the_pool_is_named_with_both_numbers(start):
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=1MiB", "--set", "kv.format=kv32")
+    context = json.loads(s.request("GET", "/ready")[1])["context"]
+    status, r = s.post("/v1/completions", {"prompt": [1] * (context + 1)})
+    assert status == 400 and r["error"]["code"] == "context_length_exceeded"
+    assert str(context) in r["error"]["message"] and str(context + 1) in r["error"]["message"]
+    assert s.complete(prompt=[1] * (context - 1), ignore_eos=True)["usage"]["completion_tokens"] == 1
+
+
+def test_the_last_message_can_be_continued(server):
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "One, "}]
+    body = {"messages": messages, "continue_final_message": True, "max_tokens": 1, "return_token_ids": True}
+    ids = server.post("/v1/chat/completions", body)[1]["prompt_token_ids"]
+    assert bytes(i for i in ids if i < 256).decode().endswith("assistant\nOne, ") and ids[-1] == ord(" ")
+    messages[1]["content"] = "  "
+    status, r = server.post("/v1/chat/completions", body)
+    assert status == 400 and "continue_final_message" in r["error"]["message"]
+
+
 def test_keys(start, tmp_path):
     import hashlib
     keys = tmp_path / "keys"
@@ -173,10 +294,22 @@ def test_keys(start, tmp_path):
         return r["usage"]["prompt_tokens_details"]["cached_tokens"]
     a, b = "sk-aaaaaaaaaaaaaaaa", "sk-bbbbbbbbbbbbbbbb"
     assert [cached(a), cached(a), cached(b), cached(b), cached(a, cache_salt="x")] == [0, 192, 0, 192, 0]
+    with pytest.raises(openai.AuthenticationError) as e:
+        s.client(api_key="sk-unknown-unknown").models.list()
+    assert e.value.code == "invalid_api_key" and e.value.type == "authentication_error"
+    assert [m.id for m in s.client(api_key=b).models.list()] == ["tiny"]
     assert "sk-aaaa" not in s.text() and "Bearer" not in s.text()
 
 
 def test_prompts_stay_out_of_the_log(server):
     server.complete(prompt="a secret word: xylophone", max_tokens=2)
     server.post("/v1/completions", b'{"prompt":"xylophone" oops')
-    assert "xylophone" not in server.text()
+    assert server.request("GET", '/x%20status=200%0a"xylo"')[0].status == 404
+    assert "xylophone" not in server.text() and 'path=/x?status?200??xylo?' in server.text()
+
+
+def test_prompts_and_answers_are_in_the_log_when_asked(start):
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=4MiB", "--set", "log.prompts=true")
+    s.complete(prompt="a secret \"word\"\n", max_tokens=3, logit_bias={"97": 100})
+    s.until(lambda: 'gen answer id=' in s.text())
+    assert r'text="a secret \"word\"\n"' in s.text() and 'text="aaa"' in s.text()

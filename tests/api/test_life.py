@@ -1,14 +1,17 @@
 """What happens to a server: vanishing clients, a dying engine, draining."""
+import http.client
 import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from conftest import SLOW
+from conftest import BINARY, SLOW
 
 TINY = ["--set", "model.random=tiny", "--set", "kv.bytes=4MiB"]
 SLOW_MODEL = ["--set", "model.random=smollm2-135m", "--set", "kv.bytes=256MiB"]
@@ -58,12 +61,60 @@ def test_a_cancelled_prefill_stays_cached(start):
     assert r["usage"]["prompt_tokens_details"]["cached_tokens"] == 384
 
 
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_a_vanished_client_costs_two_steps_at_most(start, how):
+    """In the queue none, in prefill and decode the step under way and perhaps the next."""
+    s = start(*SLOW_MODEL, "--set", "sched.max_seqs=1", "--set", "sched.max_batch_tokens=64")
+
+    def vanish(k):
+        if how == "rst":
+            k.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        before = s.metrics()["hearth_steps_total"]
+        k.close()
+        return before
+
+    decoding = send(s, {**LONG, "stream": True})
+    s.metric_until("hearth_generated_tokens_total", lambda v: v > 3)
+    queued = send(s, {"prompt": [5] * 3000, "max_tokens": 1})
+    s.metric_until("hearth_requests_waiting", lambda v: v == 1)
+    vanish(queued)
+    s.metric_until("hearth_requests_waiting", lambda v: v == 0)
+    before = vanish(decoding)
+    idle(s)
+    assert s.metrics()["hearth_steps_total"] - before <= 3  # one more: metrics were read before
+    rows = s.metrics()["hearth_step_tokens_total"]
+    prefilling = send(s, {"prompt": [7] * 4000, "max_tokens": 1})
+    s.metric_until("hearth_step_tokens_total", lambda v: v > rows + 100)
+    before = vanish(prefilling)
+    idle(s)
+    assert s.metrics()["hearth_steps_total"] - before <= 3
+    assert s.metrics()["hearth_step_tokens_total"] < rows + 4000
+
+
 def test_a_slow_reader_pauses_itself_alone(server):
-    k = send(server, {**LONG, "max_tokens": 1900, "stream": True, "logprobs": 20, "n": 4, "prompt": "slow"})
+    """Nobody reads: the request stops a credit ahead of what the ring and the socket took, others go on, nothing is lost."""
+    body = {**LONG, "logprobs": 20, "prompt": "slow", "seed": 2, "max_tokens": 1990}
+    before = server.metrics()
+    k = socket.socket()
     k.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    for _ in range(5):
-        server.complete(prompt="quick", max_tokens=20, ignore_eos=True)
-    k.close()
+    k.connect(("127.0.0.1", server.port))
+    data = json.dumps({**body, "stream": True}).encode()
+    k.sendall(b"POST /v1/completions HTTP/1.0\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+    generated = "hearth_generated_tokens_total"
+    server.metric_until(generated, lambda v: v >= before[generated] + 1024)
+    for _ in range(20):  # far more steps than it would need
+        server.complete(prompt="quick", max_tokens=100, ignore_eos=True)
+    now = server.metrics()
+    assert now["hearth_requests_running"] == 1 and now[generated] - before[generated] < 2000 + 1800
+    raw = b""
+    while chunk := k.recv(65536):
+        raw += chunk
+    events = raw.split(b"\r\n\r\n", 1)[1].decode().split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    choices = [json.loads(e[6:])["choices"][0] for e in events[:-2]]
+    whole = server.complete(**body)["choices"][0]
+    assert "".join(c["text"] for c in choices) == whole["text"]
+    assert sum((c["logprobs"]["token_logprobs"] for c in choices if c["logprobs"]), []) == whole["logprobs"]["token_logprobs"]
     idle(server)
 
 
@@ -105,6 +156,41 @@ def test_streams_outlive_the_engine(start):
     assert "engine restart" in s.text()
 
 
+def test_ready_says_when_the_engine_restarts(start):
+    s = start(*SLOW_MODEL, "--set", "engine.mode=exec")
+    os.kill(s.engine_pid(), signal.SIGKILL)
+
+    def refusal():
+        r, raw = s.request("GET", "/ready")
+        return r.status == 503 and r.headers["retry-after-ms"] and json.loads(raw)["error"]["code"]
+    assert s.until(refusal) == "restarting" and s.request("GET", "/health")[0].status == 200
+    assert s.complete(prompt="waits", max_tokens=2, ignore_eos=True)["usage"]["completion_tokens"] == 2
+    assert s.request("GET", "/ready")[0].status == 200
+
+
+def test_clients_of_an_engine_that_is_given_up_get_an_error_and_the_server_ends(start):
+    s = start(*SLOW_MODEL, "--set", "engine.mode=exec")
+    streamed = send(s, {**LONG, "stream": True, "logit_bias": {"97": 100}})
+    whole = send(s, LONG)
+    for restarts in (1, 2, 3):
+        s.until(lambda: s.metrics()["hearth_load_percent"] == 100 and s.metrics()["hearth_requests_running"] == 2)
+        os.kill(s.engine_pid(), signal.SIGKILL)
+        if restarts < 3:
+            s.metric_until("hearth_engine_restarts_total", lambda v, n=restarts: v == n)
+
+    def rest(k):
+        data = b""
+        while chunk := k.recv(65536):
+            data += chunk
+        return data
+    stream = rest(streamed)
+    last = [line for line in stream.split(b"\n") if line.startswith(b"data: ")][-1]
+    assert json.loads(last[6:])["error"]["code"] == "engine_dead" and b"[DONE]" not in stream and stream.endswith(b"0\r\n\r\n")
+    answer = rest(whole)
+    assert answer.startswith(b"HTTP/1.1 503 ") and json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"]["code"] == "engine_dead"
+    assert s.proc.wait(20 * SLOW) == 1 and "3 times within 60 s" in s.text()
+
+
 def test_an_engine_that_keeps_dying_is_given_up_with_a_reason(start):
     s = start(*TINY, "--set", "engine.mode=exec")
     for i in range(3):
@@ -138,10 +224,21 @@ def test_a_second_signal_ends_at_once(start):
     k = send(s, {**LONG, "stream": True})
     s.metric_until("hearth_requests_running", lambda v: v == 1)
     s.proc.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
+    s.until(lambda: s.request("GET", "/ready")[0].status == 503)
     s.proc.send_signal(signal.SIGTERM)
     assert s.proc.wait(15 * SLOW) == 0
     k.close()
+
+
+def test_text_that_is_still_being_read_does_not_hold_up_the_end(start):
+    s = start(*TINY)
+    socks = [send(s, {"prompt": "x" * 3000000, "max_tokens": 1}, path) for path in ("/tokenize", "/v1/completions") * 4]
+    s.metric_until("hearth_http_requests_open", lambda v: v > len(socks))  # its own request, too
+    s.proc.send_signal(signal.SIGTERM)
+    s.proc.send_signal(signal.SIGINT)
+    assert s.proc.wait(15 * SLOW) == 0
+    for k in socks:
+        k.close()
 
 
 def test_loading_is_said_with_percent(start):
@@ -161,16 +258,89 @@ def test_loading_is_said_with_percent(start):
     assert s.request("GET", "/health")[0].status == 200
 
 
+class Manager:
+    """What systemd hears."""
+
+    def __init__(self, folder):
+        self.path = str(folder / "notify")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.path)
+
+    def hears(self, what, seconds):
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.socket.settimeout(left)
+            try:
+                if what in self.socket.recv(4096).decode().split("\n"):
+                    return True
+            except TimeoutError:
+                pass
+        return False
+
+
 def test_ready_is_told_to_the_service_manager(start, tmp_path):
-    path = str(tmp_path / "notify")
-    n = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    n.bind(path)
-    n.settimeout(30)
-    s = start(*TINY, env={"NOTIFY_SOCKET": path})
-    said = n.recv(4096).decode()
-    while "READY=1" not in said:
-        said = n.recv(4096).decode()
+    m = Manager(tmp_path)
+    s = start(*TINY, env={"NOTIFY_SOCKET": m.path})
+    assert m.hears("READY=1", 20 * SLOW)
     s.proc.send_signal(signal.SIGTERM)
-    while "STOPPING=1" not in said:
-        said = n.recv(4096).decode()
-    assert s.proc.wait(20) == 0
+    assert m.hears("STOPPING=1", 20 * SLOW)
+    assert s.proc.wait(20 * SLOW) == 0
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_watchdog_hears_of_an_engine_that_lives_and_of_no_other(start, tmp_path, busy):
+    m = Manager(tmp_path)
+    s = start(*TINY, "--set", "engine.mode=exec", env={"NOTIFY_SOCKET": m.path, "WATCHDOG_USEC": "4000000"})
+    assert m.hears("WATCHDOG=1", 20 * SLOW)
+    k = send(s, LONG) if busy else None
+    pid = s.engine_pid()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        m.hears("WATCHDOG=1", 1.5)  # of what it did before
+        assert not m.hears("WATCHDOG=1", 2.5)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert m.hears("WATCHDOG=1", 20 * SLOW)
+    if k:
+        k.close()
+
+
+def handed(host, tmp_path, *args):
+    """hearthd with a listening socket as descriptor 3, as systemd gives it."""
+    listener = socket.create_server((host, 0))
+    env = {**os.environ, "LISTEN_FDS": "1"}
+    launch = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid()); os.execv(sys.argv[2], sys.argv[2:])"
+    command = [sys.executable, "-c", launch, str(listener.fileno()), BINARY, *TINY, *args]
+    log = open(tmp_path / "log", "w+")
+    proc = subprocess.Popen(command, env=env, pass_fds=[listener.fileno()], stdout=subprocess.PIPE, stderr=log)
+    return proc, listener, log
+
+
+def test_sockets_of_systemd_are_served(tmp_path):
+    proc, listener, log = handed("127.0.0.1", tmp_path)
+    port = listener.getsockname()[1]
+    try:
+        assert f"http://127.0.0.1:{port} ".encode() in proc.stdout.readline()
+        c = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        c.request("GET", "/ready")
+        assert c.getresponse().status == 200
+        proc.send_signal(signal.SIGTERM)
+        assert proc.wait(20 * SLOW) == 0
+    finally:
+        proc.kill()
+        proc.wait()
+        proc.stdout.close()
+        listener.close()
+
+
+def test_a_public_socket_of_systemd_needs_keys(tmp_path):
+    proc, listener, log = handed("0.0.0.0", tmp_path)
+    try:
+        assert proc.wait(20 * SLOW) == 1
+        log.seek(0)
+        assert "no API keys" in log.read()
+    finally:
+        proc.kill()
+        proc.wait()
+        proc.stdout.close()
+        listener.close()

@@ -1,5 +1,6 @@
 """The real openai SDK against the real model: chat, streams, errors, timeouts, cancels, concurrency."""
 import asyncio
+import signal
 import time
 
 import openai
@@ -26,6 +27,29 @@ def test_stream_equals_whole_and_role_comes_with_the_first_text(real):
     assert chunks[0].choices[0].delta.role == "assistant" and chunks[0].choices[0].delta.content
     assert all(x.choices[0].delta.role is None for x in chunks[1:-1])
     assert chunks[-1].usage == whole.usage or chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_stop_strings_begin_and_end_in_the_middle_of_tokens(real):
+    c = real.client()
+
+    def ask(**kw):
+        return c.completions.create(model="smollm2", prompt="The sky is", max_tokens=24, temperature=0, **kw)
+    text = ask().choices[0].text
+    for at in range(1, len(text) - 8, 5):
+        stop = text[at:at + 7]
+        want = text[:text.index(stop)]
+        r = ask(stop=["never there", stop])
+        assert r.choices[0].text == want and r.choices[0].finish_reason == "stop"
+        assert "".join(x.choices[0].text for x in ask(stop=stop, stream=True) if x.choices) == want
+
+
+def test_text_of_any_script_comes_back_unbroken(real):
+    prompt = "caf\u00e9 \u65e5\u672c\u8a9e \U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35 \u0645\u0631\u062d\u0628\u0627 "
+    whole = real.complete(prompt=prompt, echo=True, max_tokens=8, temperature=0)["choices"][0]["text"]
+    events = real.events("/v1/completions", {"prompt": prompt, "echo": True, "max_tokens": 8, "temperature": 0})
+    assert whole.startswith(prompt) and "".join(e["choices"][0]["text"] for e in events) == whole
+    ids = real.post("/tokenize", {"prompt": prompt})[1]["tokens"]
+    assert len(ids) > 20 and real.post("/detokenize", {"tokens": ids})[1]["prompt"] == prompt
 
 
 def test_second_turn_is_cached(real):
@@ -99,6 +123,118 @@ def test_a_client_that_times_out_or_leaves_is_cancelled(server):
     server.metric_until("hearth_requests_running", lambda v: v == 0)
     server.metric_until('hearth_kv_blocks{state="used"}', lambda v: v == 0)
     assert server.metrics()['hearth_requests_finished_total{reason="cancelled"}'] >= before + 1
+
+
+TEXT = {"97": 100}  # "a", whatever the weights say
+
+
+def test_sampling_fields_reach_the_engine(server):
+    c = server.client()
+
+    def text(**kw):
+        extra = {k: kw.pop(k) for k in ("min_tokens", "ignore_eos", "stop_token_ids", "top_k", "repetition_penalty") if k in kw}
+        r = c.chat.completions.create(model="tiny", messages=ASK, max_tokens=16, extra_body=extra, **kw)
+        return r.choices[0].message.content, r.choices[0].finish_reason, r.usage.completion_tokens
+    assert text(logit_bias=TEXT) == ("a" * 16, "length", 16)
+    assert text(seed=7, ignore_eos=True) == text(seed=7, ignore_eos=True) != text(seed=8, ignore_eos=True)
+    assert text(temperature=0) == text(top_k=1, temperature=0.5)
+    assert text(logit_bias=TEXT, stop="aaa") == ("", "stop", 3) and text(logit_bias=TEXT, stop=["b", "aaaa"]) == ("", "stop", 4)
+    assert text(logit_bias=TEXT, stop_token_ids=[97]) == ("", "stop", 0)
+    assert text(logit_bias={"256": 100}) == ("", "stop", 0)
+    assert text(logit_bias={"256": 100}, min_tokens=5, seed=1)[2] == 5
+    assert text(logit_bias={"256": 100}, ignore_eos=True)[1:] == ("length", 16)
+    assert text(logit_bias={"97": 10}, temperature=0, frequency_penalty=2)[0] != "a" * 16
+    assert text(logit_bias={"97": 10}, temperature=0, presence_penalty=2)[1:] == text(logit_bias={"97": 10}, temperature=0)[1:]
+
+
+def test_both_names_of_the_length_are_taken_and_the_smaller_wins(server):
+    c = server.client()
+    for body in ({"max_completion_tokens": 5}, {"max_tokens": 9, "max_completion_tokens": 5}, {"max_tokens": 5, "max_completion_tokens": 9}):
+        r = c.chat.completions.create(model="tiny", messages=ASK, logit_bias=TEXT, extra_body={"ignore_eos": True}, **body)
+        assert r.usage.completion_tokens == 5 and r.choices[0].message.content == "aaaaa"
+
+
+def test_stream_shape_of_chat(server):
+    """The role comes once, with the first text of its choice; usage when asked, null until then; one id; [DONE] (events checks)."""
+    for n in (1, 3):
+        body = {"messages": ASK, "max_tokens": 4, "logit_bias": TEXT, "n": n, "stream_options": {"include_usage": True}}
+        events = server.events("/v1/chat/completions", body)
+        assert events[-1]["choices"] == [] and events[-1]["usage"]["completion_tokens"] == 4 * n
+        assert all(e["usage"] is None and e["object"] == "chat.completion.chunk" for e in events[:-1])
+        assert len({(e["id"], e["created"], e["model"]) for e in events}) == 1
+        for i in range(n):
+            mine = [e["choices"][0] for e in events[:-1] if e["choices"][0]["index"] == i]
+            assert mine[0]["delta"] == {"role": "assistant", "content": "a"}
+            assert [m["delta"] for m in mine[1:]] == [{"content": "a"}] * 3 + [{}]
+            assert [m["finish_reason"] for m in mine] == [None] * 4 + ["length"] and all(m["logprobs"] is None for m in mine)
+    assert all("usage" not in e for e in server.events("/v1/chat/completions", {"messages": ASK, "max_tokens": 2}))
+    empty = server.events("/v1/chat/completions", {"messages": ASK, "max_tokens": 2, "logit_bias": {"256": 100}})
+    assert [e["choices"][0]["delta"].get("role") for e in empty] == ["assistant"] and empty[0]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_whole_shape_of_chat(server):
+    status, r = server.post("/v1/chat/completions", {"messages": ASK, "max_tokens": 2, "logit_bias": TEXT})
+    assert status == 200 and r["id"].startswith("chatcmpl-") and r["object"] == "chat.completion" and r["system_fingerprint"]
+    choice = r["choices"][0]
+    assert choice["message"] == {"role": "assistant", "content": "aa", "refusal": None}
+    assert choice["logprobs"] is None and choice["finish_reason"] == "length" and choice["index"] == 0
+    assert r["usage"]["total_tokens"] == r["usage"]["prompt_tokens"] + 2
+    assert r["usage"]["prompt_tokens_details"]["cached_tokens"] >= 0
+
+
+def test_log_probabilities_of_both_dialects_agree(server):
+    ids = server.post("/v1/chat/completions", {"messages": ASK, "max_tokens": 1, "return_token_ids": True})[1]["prompt_token_ids"]
+    c = server.client()
+    kw = {"model": "tiny", "max_tokens": 6, "temperature": 0, "extra_body": {"ignore_eos": True}}
+    chat = c.chat.completions.create(messages=ASK, logprobs=True, top_logprobs=4, **kw).choices[0].logprobs.content
+    text = c.completions.create(prompt=ids, logprobs=4, **kw).choices[0].logprobs
+    assert [t.token for t in chat] == text.tokens and [t.logprob for t in chat] == text.token_logprobs
+    assert [{x.token: x.logprob for x in t.top_logprobs} for t in chat] == text.top_logprobs
+    for t in chat:
+        assert t.logprob == t.top_logprobs[0].logprob == max(x.logprob for x in t.top_logprobs)  # greedy
+        named = t.token.startswith(("bytes:", "token_id:"))  # half a character, or none at all
+        assert named or bytes(t.bytes).decode() == t.token
+
+
+def test_a_full_queue_and_a_draining_server_are_the_sdks_classes(start):
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=1MiB", "--set", "sched.max_seqs=1", "--set", "sched.max_queued=1")
+    c = s.client()
+    slow = {"model": "tiny", "prompt": "go", "max_tokens": 1900, "stream": True, "extra_body": {"ignore_eos": True, "logprobs": 20}}
+    streams = [c.completions.create(**slow), c.completions.create(**slow)]  # not read: with log probabilities they wait for ever
+    s.metric_until("hearth_requests_waiting", lambda v: v == 1)
+    with pytest.raises(openai.RateLimitError) as e:
+        c.completions.create(model="tiny", prompt="x")
+    assert e.value.code == "queue_full" and e.value.type == "rate_limit_error" and int(e.value.response.headers["retry-after-ms"]) > 0
+    begin = time.monotonic()
+    with pytest.raises(openai.RateLimitError):
+        s.client(max_retries=1).completions.create(model="tiny", prompt="x")
+    assert time.monotonic() - begin >= 0.9  # it waited as it was told
+    s.proc.send_signal(signal.SIGTERM)
+    s.until(lambda: s.request("GET", "/ready")[0].status == 503)
+    with pytest.raises(openai.InternalServerError) as e:
+        c.chat.completions.create(model="tiny", messages=ASK)
+    assert e.value.status_code == 503 and e.value.code == "draining"
+    for stream in streams:
+        stream.close()
+    assert s.proc.wait(20) == 0
+
+
+def test_an_async_client_that_is_cancelled_frees_its_blocks(server):
+    async def go():
+        c = server.async_client()
+        slow = {"model": "tiny", "messages": ASK, "max_tokens": 1500, "extra_body": {"ignore_eos": True}}
+        whole = asyncio.create_task(c.chat.completions.create(**slow))
+        stream = await c.chat.completions.create(stream=True, **slow)
+        async for _ in stream:
+            break
+        await stream.close()
+        whole.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await whole
+
+    asyncio.run(go())
+    server.metric_until("hearth_requests_running", lambda v: v == 0)
+    server.metric_until('hearth_kv_blocks{state="used"}', lambda v: v == 0)
 
 
 def test_async_streams_at_once(server):

@@ -81,7 +81,7 @@ static size_t lay_out(struct cpu_fast *f)
 {
     enum { Q, D, S, SUM, SCRATCH, SAMPLING, ATTN, N };
     size_t q = (size_t)f->max_rows * (size_t)f->max_cols, blocks = q / QUANT_BLOCK, threads = (size_t)f->threads;
-    size_t size[N] = {[Q] = q, [D] = blocks * sizeof(float), [S] = blocks * sizeof(float)};
+    size_t size[N] = {[Q] = q * sizeof(int16_t), [D] = blocks * sizeof(float), [S] = blocks * sizeof(float)};
     size[SUM] = blocks * sizeof(int32_t);
     size[SCRATCH] = threads * FAST_SCRATCH;
     size[SAMPLING] = threads * 2 * (size_t)f->max_vocab * sizeof(float);
@@ -93,7 +93,7 @@ static size_t lay_out(struct cpu_fast *f)
         end += (size[i] + 63) & ~(size_t)63;
     }
     if (f->memory) {
-        f->acts.q = (int8_t *)at[Q];
+        f->acts.q = (int16_t *)(void *)at[Q];
         f->acts.d = (float *)(void *)at[D];
         f->acts.s = (float *)(void *)at[S];
         f->acts.sum = (int32_t *)(void *)at[SUM];

@@ -1,8 +1,4 @@
 /* cpu_fast_avx2 - the kernels of cpu_fast for AVX2, FMA and F16C: 16 lanes are two registers.
- *
- * The int8 products use maddubs (u8 x s8, pairs added in s16). Four-bit weights: a pair is at most 2 * 15 * 127 and the
- * 8 pairs of a block that share an s16 lane at most 30480, so a whole block adds up in s16 and widens once. Eight-bit
- * weights: |w| x sign(x, w), a pair at most 2 * 128 * 127, widened at once.
  */
 #include "engine/compute/cpu_fast.h"
 
@@ -13,9 +9,8 @@
 #define ISA_NAME  "AVX2"
 
 /* Rows that a tile holds in its 16 registers. */
-#define ROWS_Q4 4
-#define ROWS_Q8 4
-#define ROWS_F  6
+#define ROWS_Q 4
+#define ROWS_F 6
 
 #define LANE static inline __attribute__((always_inline))
 
@@ -162,15 +157,19 @@ LANE void vi_store(void *p, struct vi v)
     _mm256_storeu_si256(q + 1, v.b);
 }
 
-LANE struct vi vi_low4(struct vi v)
+/* Bits 4i .. 4i+3 of each 16-bit lane. */
+LANE struct vi vi_nibble(struct vi v, const int i)
 {
-    __m256i m = _mm256_set1_epi8(15);
-    return (struct vi){_mm256_and_si256(v.a, m), _mm256_and_si256(v.b, m)};
+    __m256i m = _mm256_set1_epi16(15);
+    struct vi s = {_mm256_srli_epi16(v.a, 4 * i), _mm256_srli_epi16(v.b, 4 * i)};
+    return i == 3 ? s : (struct vi){_mm256_and_si256(s.a, m), _mm256_and_si256(s.b, m)};
 }
 
-LANE struct vi vi_high4(struct vi v)
+/* 32 bytes to 16-bit lanes. */
+LANE struct vi vi_from_s8(const uint8_t *p)
 {
-    return vi_low4((struct vi){_mm256_srli_epi16(v.a, 4), _mm256_srli_epi16(v.b, 4)});
+    const __m128i *b = (const void *)p;
+    return (struct vi){_mm256_cvtepi8_epi16(_mm_loadu_si128(b)), _mm256_cvtepi8_epi16(_mm_loadu_si128(b + 1))};
 }
 
 LANE struct vi vi_zero(void)
@@ -178,61 +177,29 @@ LANE struct vi vi_zero(void)
     return (struct vi){_mm256_setzero_si256(), _mm256_setzero_si256()};
 }
 
-/* The four bytes at p in every lane. */
-LANE struct vi vi_bytes4(const int8_t *p)
+/* The two numbers at p in every 32-bit lane. */
+LANE struct vi vi_pair(const int16_t *p)
 {
-    int32_t four;
-    memcpy(&four, p, 4);
-    __m256i v = _mm256_set1_epi32(four);
+    int32_t two;
+    memcpy(&two, p, 4);
+    __m256i v = _mm256_set1_epi32(two);
     return (struct vi){v, v};
 }
 
-/* Hold v in registers here: else the compiler turns a chain of additions into a tree and runs out of registers. */
-LANE struct vi hold(struct vi v)
+/* acc + w . x of two inputs a lane. The empty asm holds acc in registers here: else the compiler turns the chain of
+ * additions of a block into a tree and runs out of them. */
+LANE struct vi dot2(struct vi acc, struct vi w, struct vi x)
 {
-    __asm__("" : "+x"(v.a), "+x"(v.b));
-    return v;
-}
-
-/* acc + w . x of four inputs a lane: w 0 .. 15. Between dot4 and dot4_end acc is the ISA's own. */
-LANE struct vi dot4(struct vi acc, struct vi w, struct vi x)
-{
-    return hold((struct vi){_mm256_add_epi16(acc.a, _mm256_maddubs_epi16(w.a, x.a)),
-                            _mm256_add_epi16(acc.b, _mm256_maddubs_epi16(w.b, x.b))});
-}
-
-/* The sum as s32, less bias * sum (of the four-bit types whose zero is at `bias`). */
-LANE struct vi dot4_end(struct vi acc, int32_t bias, int32_t sum)
-{
-    __m256i one = _mm256_set1_epi16(1);
-    struct vi r = {_mm256_madd_epi16(acc.a, one), _mm256_madd_epi16(acc.b, one)};
-    if (bias != 0) {
-        __m256i less = _mm256_set1_epi32(bias * sum);
-        r = (struct vi){_mm256_sub_epi32(r.a, less), _mm256_sub_epi32(r.b, less)};
-    }
-    return r;
-}
-
-/* Q8_0 weights as dot8 takes them. */
-LANE struct vi q8_weights(struct vi w)
-{
-    return w;
-}
-
-LANE __m256i dot8_half(__m256i acc, __m256i w, __m256i x)
-{
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-}
-
-LANE struct vi dot8(struct vi acc, struct vi w, struct vi x)
-{
-    return hold((struct vi){dot8_half(acc.a, w.a, x.a), dot8_half(acc.b, w.b, x.b)});
-}
-
-LANE struct vi dot8_end(struct vi acc, int32_t sum)
-{
+    acc = (struct vi){_mm256_add_epi32(acc.a, _mm256_madd_epi16(w.a, x.a)),
+                      _mm256_add_epi32(acc.b, _mm256_madd_epi16(w.b, x.b))};
+    __asm__("" : "+x"(acc.a), "+x"(acc.b));
     return acc;
+}
+
+LANE struct vi vi_sub1(struct vi v, int32_t x)
+{
+    __m256i y = _mm256_set1_epi32(x);
+    return (struct vi){_mm256_sub_epi32(v.a, y), _mm256_sub_epi32(v.b, y)};
 }
 
 #include "engine/compute/cpu_fast_kernels.h"

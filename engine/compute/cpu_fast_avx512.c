@@ -1,7 +1,4 @@
 /* cpu_fast_avx512 - the kernels of cpu_fast for AVX-512 (F, BW, VL, DQ) with VNNI: 16 lanes are one register.
- *
- * The int8 products use dpbusd (u8 x s8, four products added in s32). Q8_0 weights become u8 by adding 128, and
- * 128 * sum(x) is taken off again: the integer is the same as on AVX2, so the bits of the result are too.
  */
 #include "engine/compute/cpu_fast.h"
 
@@ -12,9 +9,8 @@
 #define ISA_NAME  "AVX-512"
 
 /* Rows that a tile holds in its 32 registers. */
-#define ROWS_Q4 8
-#define ROWS_Q8 8
-#define ROWS_F  8
+#define ROWS_Q 8
+#define ROWS_F 8
 
 #define LANE static inline __attribute__((always_inline))
 
@@ -135,14 +131,16 @@ LANE void vi_store(void *p, struct vi v)
     _mm512_storeu_si512(p, v.v);
 }
 
-LANE struct vi vi_low4(struct vi v)
+/* Bits 4i .. 4i+3 of each 16-bit lane. */
+LANE struct vi vi_nibble(struct vi v, const int i)
 {
-    return (struct vi){_mm512_and_si512(v.v, _mm512_set1_epi8(15))};
+    return (struct vi){_mm512_and_si512(_mm512_srli_epi16(v.v, 4 * i), _mm512_set1_epi16(15))};
 }
 
-LANE struct vi vi_high4(struct vi v)
+/* 32 bytes to 16-bit lanes. */
+LANE struct vi vi_from_s8(const uint8_t *p)
 {
-    return vi_low4((struct vi){_mm512_srli_epi16(v.v, 4)});
+    return (struct vi){_mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)p))};
 }
 
 LANE struct vi vi_zero(void)
@@ -150,40 +148,23 @@ LANE struct vi vi_zero(void)
     return (struct vi){_mm512_setzero_si512()};
 }
 
-/* The four bytes at p in every lane. */
-LANE struct vi vi_bytes4(const int8_t *p)
+/* The two numbers at p in every 32-bit lane. */
+LANE struct vi vi_pair(const int16_t *p)
 {
-    int32_t four;
-    memcpy(&four, p, 4);
-    return (struct vi){_mm512_set1_epi32(four)};
+    int32_t two;
+    memcpy(&two, p, 4);
+    return (struct vi){_mm512_set1_epi32(two)};
 }
 
-/* acc + w . x of four inputs a lane: w 0 .. 15. Between dot4 and dot4_end acc is the ISA's own. */
-LANE struct vi dot4(struct vi acc, struct vi w, struct vi x)
+/* acc + w . x of two inputs a lane */
+LANE struct vi dot2(struct vi acc, struct vi w, struct vi x)
 {
-    return (struct vi){_mm512_dpbusd_epi32(acc.v, w.v, x.v)};
+    return (struct vi){_mm512_dpwssd_epi32(acc.v, w.v, x.v)};
 }
 
-/* The sum as s32, less bias * sum (of the four-bit types whose zero is at `bias`). */
-LANE struct vi dot4_end(struct vi acc, int32_t bias, int32_t sum)
+LANE struct vi vi_sub1(struct vi v, int32_t x)
 {
-    return bias ? (struct vi){_mm512_sub_epi32(acc.v, _mm512_set1_epi32(bias * sum))} : acc;
-}
-
-/* Q8_0 weights as dot8 takes them: with 128 added. */
-LANE struct vi q8_weights(struct vi w)
-{
-    return (struct vi){_mm512_xor_si512(w.v, _mm512_set1_epi8((char)0x80))};
-}
-
-LANE struct vi dot8(struct vi acc, struct vi w, struct vi x)
-{
-    return dot4(acc, w, x);
-}
-
-LANE struct vi dot8_end(struct vi acc, int32_t sum)
-{
-    return dot4_end(acc, 128, sum);
+    return (struct vi){_mm512_sub_epi32(v.v, _mm512_set1_epi32(x))};
 }
 
 #include "engine/compute/cpu_fast_kernels.h"

@@ -7,14 +7,15 @@
 #ifndef HEARTH_COMPUTE_CPU_FAST_K_GEMM_H
 #define HEARTH_COMPUTE_CPU_FAST_K_GEMM_H
 
-#define CHUNK_BLOCKS 32  /* blocks of 32 inputs of a chunk, for many rows */
+#define CHUNK_BLOCKS 24  /* blocks of 32 inputs of a chunk, for many rows */
 #define CHUNK_F      256 /* inputs of a float panel that are unpacked at a time */
+#define FEW_ROWS     8   /* that are multiplied straight from the packed panel */
 
 enum kind { KIND_Q4_0, KIND_Q4_1, KIND_Q8_0 };
 
-/* A chunk of a four-bit panel, unpacked. */
+/* A chunk of a panel, unpacked. */
 struct chunk {
-    uint8_t w[CHUNK_BLOCKS][8][PANEL * 4]; /* one byte a weight: [block][input / 4][column][input % 4] */
+    int16_t w[CHUNK_BLOCKS][QUANT_BLOCK / 2][PANEL][2]; /* [block][pair of inputs][column] */
     float d[CHUNK_BLOCKS][PANEL], m[CHUNK_BLOCKS][PANEL];
 };
 
@@ -24,7 +25,7 @@ _Static_assert(sizeof(struct chunk) <= FAST_SCRATCH, "scratch holds a chunk");
 struct tile {
     const uint8_t *packed;
     const struct chunk *chunk;
-    const int8_t *q;
+    const int16_t *q;
     const float *d, *s;
     const int32_t *sum;
     int64_t k; /* inputs from row to row */
@@ -46,37 +47,22 @@ LANE size_t block_bytes(enum kind kind)
     return quant_bytes(kind) + (kind == KIND_Q4_1 ? 64 : 32);
 }
 
-/* dot[r] += w . x of the four inputs at q, for R rows k apart */
-LANE void dot_rows(struct vi *dot, struct vi w, const int8_t *q, int64_t k, enum kind kind, const int R)
+/* Weights of the pair at place i of PAIR_ORDER in 16 columns. */
+LANE struct vi pair_weights(const uint8_t *p, enum kind kind, int i)
 {
-    UNROLL for (int r = 0; r < R; r++)
-    {
-        struct vi x = vi_bytes4(q + r * k);
-        dot[r] = kind == KIND_Q8_0 ? dot8(dot[r], w, x) : dot4(dot[r], w, x);
-    }
+    return kind == KIND_Q8_0 ? vi_from_s8(p + 2 * PANEL * i) : vi_nibble(vi_load(p + 4 * PANEL * (i / 4)), i % 4);
 }
 
-/* The integer products of a block from its packed quants. */
-LANE void dot_packed(struct vi *dot, const uint8_t *p, const int8_t *q, int64_t k, enum kind kind, const int R)
+/* dot[r] += w . x of the two inputs at q, for R rows k apart */
+LANE void dot_rows(struct vi *dot, struct vi w, const int16_t *q, int64_t k, const int R)
 {
-    const int groups = kind == KIND_Q8_0 ? 8 : 4;
-    UNROLL for (int j = 0; j < groups; j++)
-    {
-        struct vi w = vi_load(p + 64 * j);
-        if (kind == KIND_Q8_0) {
-            dot_rows(dot, q8_weights(w), q + 4 * j, k, kind, R);
-        } else {
-            dot_rows(dot, vi_low4(w), q + 4 * j, k, kind, R);
-            dot_rows(dot, vi_high4(w), q + 16 + 4 * j, k, kind, R);
-        }
-    }
+    UNROLL for (int r = 0; r < R; r++) dot[r] = dot2(dot[r], w, vi_pair(q + r * k));
 }
 
-LANE struct vi dot_end(struct vi acc, enum kind kind, int32_t sum)
+/* The integer product as s32, the zero of the weights taken off. */
+LANE struct vi dot_end(struct vi dot, enum kind kind, int32_t sum)
 {
-    if (kind == KIND_Q8_0)
-        return dot8_end(acc, sum);
-    return dot4_end(acc, kind == KIND_Q4_0 ? 8 : 0, sum);
+    return kind == KIND_Q4_0 ? vi_sub1(dot, 8 * sum) : dot;
 }
 
 /* acc + one block: dot = the integer product, dw and mw the panel's scales, d and s the row's. */
@@ -91,7 +77,7 @@ LANE void tile_rows(const struct tile *t, enum kind kind, const bool unpacked, c
     struct vf acc[ROWS_MAX];
     UNROLL for (int r = 0; r < R; r++) acc[r] = t->more ? vf_load_n(t->out + r * t->out_stride, t->n) : vf_set1(0);
     int64_t blocks = t->k / QUANT_BLOCK;
-    const int8_t *q = t->q;
+    const int16_t *q = t->q;
     for (int32_t b = 0; b < t->blocks; b++, q += QUANT_BLOCK) {
         const uint8_t *p = t->packed + (size_t)b * block_bytes(kind), *scales = p + quant_bytes(kind);
         struct vi dot[ROWS_MAX];
@@ -101,11 +87,11 @@ LANE void tile_rows(const struct tile *t, enum kind kind, const bool unpacked, c
                 __builtin_prefetch(t->ahead + (size_t)b * block_bytes(kind) + i);
         UNROLL for (int r = 0; r < R; r++) dot[r] = vi_zero();
         if (unpacked) {
-            UNROLL for (int j = 0; j < 8; j++) dot_rows(dot, vi_load(t->chunk->w[b][j]), q + 4 * j, t->k, kind, R);
+            UNROLL for (int i = 0; i < 16; i++) dot_rows(dot, vi_load(t->chunk->w[b][i]), q + 2 * i, t->k, R);
             dw = vf_load(t->chunk->d[b]);
             mw = kind == KIND_Q4_1 ? vf_load(t->chunk->m[b]) : dw;
         } else {
-            dot_packed(dot, p, q, t->k, kind, R);
+            UNROLL for (int i = 0; i < 16; i++) dot_rows(dot, pair_weights(p, kind, i), q + 2 * i, t->k, R);
             dw = vf_from_f16(scales);
             mw = kind == KIND_Q4_1 ? vf_from_f16(scales + 2 * PANEL) : dw;
         }
@@ -118,15 +104,11 @@ LANE void tile_rows(const struct tile *t, enum kind kind, const bool unpacked, c
     UNROLL for (int r = 0; r < R; r++) vf_store_n(t->out + r * t->out_stride, acc[r], t->n);
 }
 
-/* Blocks [0, blocks) of a packed four-bit panel into c. */
+/* Blocks [0, blocks) of a packed panel into c. */
 LANE void unpack(struct chunk *c, const uint8_t *p, enum kind kind, int32_t blocks)
 {
     for (int32_t b = 0; b < blocks; b++, p += block_bytes(kind)) {
-        for (int j = 0; j < 4; j++) {
-            struct vi w = vi_load(p + 64 * j);
-            vi_store(c->w[b][j], vi_low4(w));
-            vi_store(c->w[b][j + 4], vi_high4(w));
-        }
+        UNROLL for (int i = 0; i < 16; i++) vi_store(c->w[b][i], pair_weights(p, kind, i));
         vf_store(c->d[b], vf_from_f16(p + quant_bytes(kind)));
         if (kind == KIND_Q4_1)
             vf_store(c->m[b], vf_from_f16(p + quant_bytes(kind) + 2 * PANEL));
@@ -138,7 +120,6 @@ LANE void chunk_rows(const struct fast_gemm *g, enum kind kind, const bool unpac
                      int32_t n_blocks, struct chunk *c)
 {
     const struct fast_acts *a = g->acts;
-    const int rows = kind == KIND_Q8_0 ? ROWS_Q8 : ROWS_Q4;
     int64_t blocks = a->k / QUANT_BLOCK;
     struct tile t = {.packed = g->panels + (size_t)(i * blocks + b) * block_bytes(kind),
                      .chunk = c,
@@ -147,31 +128,30 @@ LANE void chunk_rows(const struct fast_gemm *g, enum kind kind, const bool unpac
                      .out_stride = g->out_stride,
                      .n = g->n - i * PANEL,
                      .more = b > 0};
+    t.ahead = t.packed + (size_t)n_blocks * block_bytes(kind);
     if (unpacked)
         unpack(c, t.packed, kind, n_blocks);
-    if (g->row1 - g->row0 > 1) /* one row is so fast that the processor's own prefetch does as well */
-        t.ahead = t.packed + (size_t)n_blocks * block_bytes(kind);
-    for (int32_t r = g->row0; r < g->row1; r += rows, t.ahead = NULL) {
+    for (int32_t r = g->row0; r < g->row1; r += ROWS_Q, t.ahead = NULL) {
         int64_t at = r * blocks + b;
-        int left = g->row1 - r < rows ? g->row1 - r : rows;
+        int left = g->row1 - r < ROWS_Q ? g->row1 - r : ROWS_Q;
         t.q = a->q + at * QUANT_BLOCK;
         t.d = a->d + at;
         t.s = a->s + at;
         t.sum = a->sum + at;
         t.out = g->out + r * g->out_stride + i * PANEL;
-        WITH_ROWS(left, rows, tile_rows, &t, kind, unpacked)
+        WITH_ROWS(left, ROWS_Q, tile_rows, &t, kind, unpacked)
     }
 }
 
 LANE void gemm_blocks(const struct fast_gemm *g, enum kind kind, struct chunk *c)
 {
     int32_t blocks = g->acts->k / QUANT_BLOCK, n_chunks = (blocks + CHUNK_BLOCKS - 1) / CHUNK_BLOCKS;
-    bool few = g->row1 - g->row0 <= 2 * ROWS_Q4;
+    bool few = g->row1 - g->row0 <= FEW_ROWS;
     int32_t step = few ? blocks : (blocks + n_chunks - 1) / n_chunks;
     for (int32_t i = g->panel0; i < g->panel1; i++)
         for (int32_t b = 0; b < blocks; b += step) {
             int32_t n = blocks - b < step ? blocks - b : step;
-            if (few || kind == KIND_Q8_0)
+            if (few)
                 chunk_rows(g, kind, false, i, b, n, c);
             else
                 chunk_rows(g, kind, true, i, b, n, c);

@@ -40,15 +40,23 @@ LANE struct vf vf_exp(struct vf x)
     return vf_keep_ge(vf_mul(p, vf_pow2(n)), x, lo);
 }
 
+/* Integers 4g .. 4g+3 of a and of b (g = 0 in the low half, 1 in the high half of each) in PAIR_ORDER. */
+LANE __m256i in_pairs(__m256i a, __m256i b)
+{
+    const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, /* both halves alike */
+                                           0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    return _mm256_shuffle_epi8(_mm256_packs_epi32(a, b), order);
+}
+
 /* One block of 32: x = d * q. Returns d; *sum = sum(q). */
-LANE float quantise_block(int8_t *q, int32_t *sum, const float *x)
+LANE float quantise_block(int16_t *q, int32_t *sum, const float *x)
 {
     __m256 v[4], sign = _mm256_set1_ps(-0.0f), top = _mm256_setzero_ps();
     for (int i = 0; i < 4; i++) {
         v[i] = _mm256_loadu_ps(x + 8 * i);
         top = _mm256_max_ps(top, _mm256_andnot_ps(sign, v[i]));
     }
-    float most = max8(top), d = most / 127.0f, inv = most > 0 ? 127.0f / most : 0.0f;
+    float most = max8(top), d = most / 32767.0f, inv = most > 0 ? 32767.0f / most : 0.0f;
     __m256i n[4];
     for (int i = 0; i < 4; i++)
         n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], _mm256_set1_ps(inv)));
@@ -56,9 +64,8 @@ LANE float quantise_block(int8_t *q, int32_t *sum, const float *x)
     __m128i s4 = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
     s4 = _mm_add_epi32(s4, _mm_shuffle_epi32(s4, 0x4e));
     *sum = _mm_cvtsi128_si32(s4) + _mm_extract_epi32(s4, 1);
-    __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
-    bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256((__m256i *)(void *)q, bytes);
+    _mm256_storeu_si256((__m256i *)(void *)q, in_pairs(n[0], n[2]));
+    _mm256_storeu_si256((__m256i *)(void *)(q + 16), in_pairs(n[1], n[3]));
     return d;
 }
 

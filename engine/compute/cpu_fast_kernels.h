@@ -1,7 +1,7 @@
 /* cpu_fast_kernels - the kernels of cpu_fast, compiled once per ISA: included by cpu_fast_ISA.c behind its primitives.
  *
- * The including file gives struct vf (16 floats) and struct vi (16 x s32 or 64 bytes) with their operations, ROWS_Q4,
- * ROWS_Q8 and ROWS_F (rows of a register tile), and ISA_TABLE, ISA_NAME. All functions here are static: each ISA has
+ * The including file gives struct vf (16 floats) and struct vi (16 x s32 or 64 bytes) with their operations, ROWS_Q
+ * and ROWS_F (rows of a register tile), and ISA_TABLE, ISA_NAME. All functions here are static: each ISA has
  * its own copy, and nothing of one ISA can be linked into another.
  */
 #ifndef HEARTH_COMPUTE_CPU_FAST_KERNELS_H

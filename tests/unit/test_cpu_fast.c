@@ -1,9 +1,9 @@
 /* test_cpu_fast - the bits of a row depend on that row alone: not on the rows beside it, the threads or the ISA; and
  * cpu_fast is near cpu_ref.
  *
- * Tolerance of linear: activations rounded to 8 bits (half a step of max|x| / 127 in each block of 32, independent)
- * leave an error of about 0.4 % of a typical |row of W| * |x| / sqrt(K); 2 % of the largest output catches every wrong
- * term. Float weights: float sums, 1e-5. Attention: float sums and exp at 2e-7, 2e-5.
+ * Tolerance of linear: activations rounded to 16 bits (half a step of max|x| / 32767 in each block of 32, independent)
+ * leave an error of some 1e-5 of the largest output; 1e-4 catches every wrong term. Float weights: float sums, 1e-5.
+ * Attention: float sums and exp at 2e-7, 2e-5.
  */
 #include "tests/support/unit.h"
 
@@ -138,7 +138,7 @@ static void check_linear(struct fleet *f, struct backend *ref, const uint32_t *t
         backend_cpu_fast.weight_free(f->be[i], &w);
     }
     double off = worst(a, r, n), top = largest(r, n);
-    ck_assert_msg(off <= (exact ? 1e-5 : 2e-2) * top, "type %u k %d m %d: off %g of %g", types[0], k, m, off, top);
+    ck_assert_msg(off <= (exact ? 1e-5 : 1e-4) * top, "type %u k %d m %d: off %g of %g", types[0], k, m, off, top);
     backend_cpu_ref.weight_free(ref, &wr);
     for (int i = 0; i < n_parts; i++)
         free(bytes[i]);
@@ -174,7 +174,7 @@ START_TEST(test_linear_stands_extreme_quants)
 {
     struct backend *be = open_backend(&backend_cpu_fast, 1, NULL), *ref = open_backend(&backend_cpu_ref, 1, NULL);
     struct err e = {0};
-    for (int sign = -1; sign <= 1; sign += 2) { /* every product at its largest: the 16-bit sums must not saturate */
+    for (int sign = -1; sign <= 1; sign += 2) { /* every product at its largest: no sum may saturate */
         uint8_t bytes[2][16 * 34];
         struct weight_part p[2] = {{bytes[0], DT_Q8_0, 16, 32, 34}, {bytes[1], DT_Q4_1, 16, 32, 20}};
         for (int i = 0; i < 16; i++) {
@@ -190,10 +190,11 @@ START_TEST(test_linear_stands_extreme_quants)
         ck_assert_int_eq(backend_cpu_fast.weight_load(be, &w, p, 2, &e), 0);
         ck_assert_int_eq(backend_cpu_ref.weight_load(ref, &wr, p, 2, &e), 0);
         backend_cpu_ref.linear(ref, want[0], x[0], &wr, 2);
-        backend_cpu_fast.linear(be, out[0], x[0], &w, 2);
-        ck_assert_mem_eq(out, want, sizeof out);
-        backend_cpu_fast.linear(be, out[0], x[0], &w, 1);
-        ck_assert_mem_eq(out, want, sizeof out);
+        for (int32_t m = 2; m >= 1; m--) {
+            memset(out, 0, sizeof out[0]);
+            backend_cpu_fast.linear(be, out[0], x[0], &w, m);
+            ck_assert_double_le(worst(out[0], want[0], 64), 1e-6 * largest(want[0], 64));
+        }
         backend_cpu_fast.weight_free(be, &w);
         backend_cpu_ref.weight_free(ref, &wr);
     }

@@ -7,15 +7,13 @@
  *   embed, gather  none: copies. Dequantising is exact but for one addition (Q4_1), which all machines round alike.
  *   add_norm       x: none (one addition). out: (E + 8) u of itself, for a sum of E squares, its root, two products.
  *   linear         (K + 8) u sum|w x| (Higham 2002, eq. 3.5); in the mean sqrt(K) u, for errors have random signs.
- *                  Block types may round x to 8 bits scaled by the block's largest: half a step, amax / 254, times
- *                  sum|w| for each block of 32 (5 % more for what happens to the scale), and in the mean 1 %: a step is
- *                  about 1/60 of the deviation of x, its error that over sqrt(12).
- *                  cuda: against the truth over weights and x rounded to bfloat16, at four times the bounds of float
- *                  types: the tensor cores cut off where the bound takes rounding.
- *   rope_kv        4 u (|a| + |b|): three roundings, cos and sin rounded. v: none. In the pool: the format's bytes of
- *                  the backend's own k and v, and nothing else changed.
- *   silu_mul       16 u of the value (exp, division, two products); what is below 1e-30 may be 0.
- *   sample         none: the CPU backends share sample_row_cpu.
+ *                  Block types may round x to 16 bits scaled by the block's largest: half a step, amax / 65534, times
+ *                  sum|w| for each block of 32 (5 % more for what happens to the scale), and in the mean 4e-5: a step
+ * is about 1/15000 of the deviation of x, its error that over sqrt(12), twice. cuda: against the truth over weights and
+ * x rounded to bfloat16, at four times the bounds of float types: the tensor cores cut off where the bound takes
+ * rounding. rope_kv        4 u (|a| + |b|): three roundings, cos and sin rounded. v: none. In the pool: the format's
+ * bytes of the backend's own k and v, and nothing else changed. silu_mul       16 u of the value (exp, division, two
+ * products); what is below 1e-30 may be 0. sample         none: the CPU backends share sample_row_cpu.
  */
 #include "tests/support/ops_check.h"
 #include "tests/support/ops_trio.h"
@@ -217,7 +215,7 @@ static void linear_tolerance(const struct ops_matrix *m, int32_t n, bool block, 
             most = fmax(most, fabs(x[k]));
             weights += fabs(w[k]);
         }
-        rounding += 1.05 * most / 254 * weights;
+        rounding += 1.05 * most / 65534 * weights;
     }
     *tol = (m->cols + 8) * OPS_U * terms + (block ? rounding : 0);
     *size = sqrt(squares);
@@ -241,7 +239,7 @@ static void compare_linear(const struct ops_matrix *m, bool cuda, const float *x
             }
     }
     ops_expect_within("out", got, right, tol, all);
-    ops_expect_rms("out", got, right, size, all, any_block ? 0.01 : (cuda ? 4 : 1) * (sqrt(m->cols) + 1) * OPS_U);
+    ops_expect_rms("out", got, right, size, all, any_block ? 4e-5 : (cuda ? 4 : 1) * (sqrt(m->cols) + 1) * OPS_U);
     free(size), free(tol), free(right);
 }
 

@@ -133,6 +133,7 @@ int engine_child_main(int argc, char **argv)
     (void)argv;
     signal(SIGINT, SIG_IGN); /* Ctrl-C goes to the whole group: the front decides when the engine ends */
     signal(SIGTERM, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     prctl(PR_SET_NAME, "hearth-engine");
     close_range(3 + CHILD_FDS, ~0u, 0);

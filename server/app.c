@@ -8,6 +8,7 @@
 #include "server/gen.h"
 #include "server/metric.h"
 #include "server/notify.h"
+#include "server/reload.h"
 #include "server/route.h"
 
 #include <assert.h>
@@ -304,12 +305,16 @@ static void begin_drain(struct app *a, const char *why)
     http_drain(a->http);
 }
 
+/* SIGHUP without a key file: the terminal went away, which has always been the end. */
 static void on_signal(void *ctx)
 {
     struct app *a = ctx;
     struct signalfd_siginfo info;
     while (sys.read(a->signals, &info, sizeof info) == sizeof info)
-        begin_drain(a, info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+        if (info.ssi_signo == SIGHUP && a->conf->auth.key_file)
+            reload_keys(a);
+        else
+            begin_drain(a, info.ssi_signo == SIGTERM ? "SIGTERM" : info.ssi_signo == SIGINT ? "SIGINT" : "SIGHUP");
 }
 
 /* The watchdog hears of us when the engine has turned its loop, which it does once a second even without work, or

@@ -49,7 +49,8 @@ struct app {
     struct chat *chat; /* NULL: the model has no chat template */
     struct model_card card;
     struct model_sampling sampling; /* what the model file says */
-    struct auth *auth;              /* NULL: no keys are configured */
+    struct auth *auth;              /* NULL: no keys are configured; SIGHUP replaces it */
+    struct reload *reload;          /* the key file is being read again (reload.h); else NULL */
     enum app_state state;
     uint64_t warm_id; /* the warm-up request */
     uint64_t started_ns, drain_ns;
@@ -58,7 +59,7 @@ struct app {
     uint32_t n_gens;
     struct config_list urls;  /* where it listens, for people */
     char *own_name;           /* of the model, when no alias is given */
-    int signals;              /* signalfd of SIGTERM, SIGINT */
+    int signals;              /* signalfd of SIGTERM, SIGINT, SIGHUP */
     char error[ERR_TEXT_MAX]; /* APP_FAILED: why */
     uint64_t alive, fed_ns;   /* watchdog: the progress of the engine when it was last fed */
 };
@@ -86,8 +87,8 @@ int app_read_file(const char *path, size_t max, struct str *out, struct err *e);
 /* Note an address that is listened on. 0 or -ENOMEM. */
 int app_add_url(struct app *a, const char *address, int port, struct err *e);
 
-/* Parts of app_open (app_open.c): tokenizer and chat template; what clients call the model; keys and listeners; SIGTERM
- * and SIGINT as a descriptor. */
+/* Parts of app_open (app_open.c): tokenizer and chat template; what clients call the model; keys and listeners;
+ * SIGTERM, SIGINT and SIGHUP as a descriptor. */
 int app_open_text(struct app *a, struct err *e);
 int app_name_model(struct app *a, struct err *e);
 int app_open_http(struct app *a, const struct http_app *callbacks, struct err *e);

@@ -195,6 +195,7 @@ int app_open_signals(struct app *a, struct err *e)
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     signal(SIGPIPE, SIG_IGN);
     int ret = pthread_sigmask(SIG_BLOCK, &set, NULL);
     a->signals = ret ? -1 : sys.signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);

@@ -4,7 +4,7 @@
  * with '#' are skipped. Keys themselves stand nowhere. Names are unique: letters, digits, '.', '_', '-'. The time of a
  * check depends on the number of keys alone: every hash is compared, whole, whatever matches.
  *
- * A struct auth is immutable after open, MT-safe. To take a changed file (SIGHUP): open a new one, then close the old.
+ * A struct auth is immutable after open, MT-safe. reload.h takes a changed file.
  */
 #ifndef HEARTH_SERVER_AUTH_H
 #define HEARTH_SERVER_AUTH_H

@@ -280,7 +280,8 @@ static void worked(struct worker_job *j)
         gen_free(g);
         return;
     }
-    if (!g->error.status && app_check_ready(g->app, &g->error) == 0) {
+    if (!g->error.status && app_check_key(g->app, g->call, &g->error) == 0 && /* it may have been taken away since */
+        app_check_ready(g->app, &g->error) == 0) {
         g->tenant = app_tenant(g->app, g->call, g->p.cache_salt, g->p.cache_salt ? strlen(g->p.cache_salt) : 0);
         gen_log_prompts(g);
         submit(g);

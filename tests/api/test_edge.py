@@ -1,12 +1,17 @@
 """Errors, limits, hostile values, small routes, keys."""
+import hashlib
 import json
 import re
+import signal
 import socket
 import time
 
 import openai
 import pytest
 
+from conftest import SLOW
+
+TINY = ["--set", "model.random=tiny", "--set", "kv.bytes=4MiB"]
 HOSTILE = [0, -1, 1, 2**31, 2**31 - 1, -2**31, 2**32, 2**63, 2**64, -2**63, 1e308, -1e308, 1e-308, 0.5, 1.5, -0.0, 5.0, 1e5,
            "", "1", "NaN", "Infinity", "\u0000", "a" * 1000, "\ud83d\ude00", True, False, [], [1], [[]], ["a"], [None],
            [1e308], [2**40], {}, {"a": 1}, {"1": 2}, {"-1": 1}, {"99999999999": 1}, {"97": "x"}]
@@ -274,11 +279,13 @@ def test_the_last_message_can_be_continued(server):
     assert status == 400 and "continue_final_message" in r["error"]["message"]
 
 
+def key_lines(**keys):
+    return "".join(f"{name}:{hashlib.sha256(key.encode()).hexdigest()}\n" for name, key in keys.items())
+
+
 def test_keys(start, tmp_path):
-    import hashlib
     keys = tmp_path / "keys"
-    lines = "".join(f"{n}:{hashlib.sha256(k.encode()).hexdigest()}\n" for n, k in (("a", "sk-aaaaaaaaaaaaaaaa"), ("b", "sk-bbbbbbbbbbbbbbbb")))
-    keys.write_text(lines)
+    keys.write_text(key_lines(a="sk-aaaaaaaaaaaaaaaa", b="sk-bbbbbbbbbbbbbbbb"))
     s = start("--set", "model.random=tiny", "--set", "kv.bytes=4MiB", "--api-key-file", str(keys))
     for path in ("/v1/models", "/v1/completions", "/metrics", "/nowhere", "//v1/models", "/v1/../v1/models", "/V1/models"):
         for headers in ({}, {"Authorization": "Bearer wrong-key-wrong"}, {"Authorization": "Basic sk-aaaaaaaaaaaaaaaa"}):
@@ -299,6 +306,57 @@ def test_keys(start, tmp_path):
     assert e.value.code == "invalid_api_key" and e.value.type == "authentication_error"
     assert [m.id for m in s.client(api_key=b).models.list()] == ["tiny"]
     assert "sk-aaaa" not in s.text() and "Bearer" not in s.text()
+
+
+def test_sighup_reads_the_keys_again(start, tmp_path):
+    a, b, keys = "sk-aaaaaaaaaaaaaaaa", "sk-bbbbbbbbbbbbbbbb", tmp_path / "keys"
+    keys.write_text(key_lines(a=a))
+    s = start(*TINY, "--api-key-file", str(keys))
+
+    def reload(text, says):
+        keys.write_text(text)
+        s.proc.send_signal(signal.SIGHUP)
+        s.until(lambda: says in s.text())
+
+    def allowed(*which):
+        got = [s.request("GET", "/v1/models", headers={"Authorization": f"Bearer {k}"})[0].status for k in which]
+        assert set(got) <= {200, 401}
+        return [status == 200 for status in got]
+
+    assert allowed(a, b) == [True, False]
+    # while a's request generates and another of a's is being sent, b comes in and a goes
+    head = f"POST /v1/completions HTTP/1.0\r\nHost: x\r\nAuthorization: Bearer {a}\r\nContent-Length: %d\r\n\r\n"
+    body = json.dumps({"prompt": "x", "max_tokens": 1900, "ignore_eos": True, "stream": True}).encode()
+    running, sending = (socket.create_connection(("127.0.0.1", s.port), timeout=30) for _ in range(2))
+    running.sendall((head % len(body)).encode() + body)
+    assert running.recv(12) == b"HTTP/1.1 200"
+    sending.sendall((head % len(body)).encode() + body[:5])
+    reload(key_lines(b=b), "auth reload file=")
+    assert allowed(a, b) == [False, True]
+    sending.sendall(body[5:])
+    assert sending.recv(12) == b"HTTP/1.1 401"
+    rest = b""
+    while chunk := running.recv(65536):
+        rest += chunk
+    assert rest.endswith(b"data: [DONE]\n\n")
+    # a file with a fault changes nothing and is named with its line, once
+    for text, says in ((key_lines(a=a, b=b) + "oops\n", f"{keys}:3: "), ("", f"{keys}: no key in it")):
+        reload(text, says)
+        assert allowed(a, b) == [False, True] and s.text().count(says) == 1
+    keys.unlink()
+    s.proc.send_signal(signal.SIGHUP)
+    s.until(lambda: f"{keys}: No such file" in s.text())
+    reload(key_lines(a=a, b=b), "keys=2")
+    assert allowed(a, b) == [True, True]
+    assert s.text().count("the keys in force stay") == 3 and s.proc.poll() is None
+    for k in running, sending:
+        k.close()
+
+
+def test_sighup_without_keys_is_a_terminal_that_went_away(start):
+    s = start(*TINY)
+    s.proc.send_signal(signal.SIGHUP)
+    assert s.proc.wait(20 * SLOW) == 0 and "reason=SIGHUP" in s.text()
 
 
 def test_prompts_stay_out_of_the_log(server):

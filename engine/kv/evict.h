@@ -1,0 +1,76 @@
+/* evict - which block a tier gives up next: the leaf whose bytes are worth least.
+ *
+ *     worth = P(return | class, idle time) x seconds to compute it again / bytes          (P: returns.h)
+ *
+ * Without a model (NULL) all blocks are worth the same at the same age: plain LRU, the oldest leaf first.
+ *
+ * A tier has one `struct evict`; a block is known by its slot in that tier, 0 .. n_slots - 1. A slot is
+ *   out      not in this tier, or nobody said so
+ *   held     in use: by a sequence, a queued request, a move. Never given up.
+ *   idle     could be given up when it is a leaf: no held or idle block names it as parent
+ *   leaving  was picked as victim and is on its way out (being written below, say); no longer counts as a child, so
+ *            that its parent can be picked too. A hit may take it back (evict_hold, evict_release).
+ * Moves between them:  add: out -> held   release: held, leaving -> idle   hold: idle, leaving -> held
+ *                      pick: idle -> leaving   remove: any -> out
+ *
+ * Blocks of one class and one cost age alike, so each such group is a heap by last use and only their oldest leaves
+ * compete: pick costs O(groups), everything else O(log n) amortised. No clock (time is an argument), no I/O, no
+ * allocation after open; 64 bytes a slot. Engine thread.
+ */
+#ifndef HEARTH_KV_EVICT_H
+#define HEARTH_KV_EVICT_H
+
+#include "engine/kv/returns.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct evict;
+
+/* What is known of a block. Travels with it from tier to tier (evict_get above, evict_add below). */
+struct evict_block {
+    uint64_t used_us;       /* last use */
+    uint64_t keep_until_us; /* a session's TTL: until then it is given up only when nothing else is left; 0 = none */
+    float seconds;          /* to compute it again */
+    uint32_t bytes;         /* > 0 */
+    uint32_t session;       /* who used it last (any hash): blocks of one session are judged alike (admit.h) */
+    int32_t parent;         /* slot, in this tier, of the block before it in its chain; -1: it is not here */
+    uint8_t class;          /* returns_turn.class; 0 without a model */
+};
+
+/* 0 or -ENOMEM. The model outlives it; NULL = LRU. */
+int evict_open(struct evict **out, uint32_t n_slots, const struct returns *model);
+void evict_close(struct evict *e); /* NULL is fine */
+
+/* out -> held. The parent is in (held or idle or leaving). */
+void evict_add(struct evict *e, int32_t slot, const struct evict_block *b);
+/* idle or leaving -> held; a held slot stays so (holders are counted elsewhere). */
+void evict_hold(struct evict *e, int32_t slot);
+/* held or leaving -> idle. */
+void evict_release(struct evict *e, int32_t slot);
+/* Any state but out -> out. Children that are still in stay, with parent -1: a hole before them. */
+void evict_remove(struct evict *e, int32_t slot);
+
+/* The block was used, in any tier: new last use, class and session. Any state but out. Time doesn't go back. */
+void evict_use(struct evict *e, int32_t slot, uint8_t class, uint32_t session, uint64_t now_us);
+/* A session asks to keep it, or no longer (0). Any state but out. */
+void evict_keep(struct evict *e, int32_t slot, uint64_t until_us);
+
+/* The idle leaf worth least at now_us, now leaving; -1 when there is none. */
+int32_t evict_pick(struct evict *e, uint64_t now_us);
+/* The same without changing its state. */
+int32_t evict_peek(struct evict *e, uint64_t now_us);
+
+/* What is known of it; valid until the next call that changes the slot. */
+const struct evict_block *evict_get(const struct evict *e, int32_t slot);
+/* Seconds saved per byte and expected: P x seconds / bytes. Without a model P is 1. */
+double evict_worth(const struct evict *e, int32_t slot, uint64_t now_us);
+
+enum evict_state { EVICT_OUT, EVICT_HELD, EVICT_IDLE, EVICT_LEAVING };
+enum evict_state evict_state(const struct evict *e, int32_t slot);
+uint32_t evict_n_idle(const struct evict *e);
+
+/* Abort on a broken invariant; O(n). */
+void evict_check(const struct evict *e);
+
+#endif

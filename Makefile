@@ -10,6 +10,8 @@ B       ?= build
 VERSION := $(shell cat VERSION)
 COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 SAN     ?=
+# A line a file; V=1 shows the commands.
+say      = $(if $(filter 1,$(V)),,@echo '  $(1)$(@:$(B)/%=%)'; )
 # 1 where nvcc is: the GPU backend as a library beside hearthd. CUDA=0 leaves it out.
 CUDA    ?= $(if $(and $(shell command -v nvcc),$(if $(SAN),,1)),1,0)
 
@@ -44,11 +46,11 @@ SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 all: $(B)/hearthd $(if $(filter 1,$(CUDA)),$(B)/libhearth_cuda.so) ## build build/hearthd, and build/libhearth_cuda.so where nvcc is (CUDA=0: not)
 
 $(B)/hearthd: $(B)/server/main.o $(B)/libhearth.a
-	$(CC) $(SANFLAGS) -pie -o $@ $(B)/server/main.o $(B)/libhearth.a $(LIBS)
+	$(call say,LINK  )$(CC) $(SANFLAGS) -pie -o $@ $(B)/server/main.o $(B)/libhearth.a $(LIBS)
 
 $(B)/libhearth.a: $(OBJ) $(B)/gen/objects.stamp
 	@rm -f $@
-	ar rcs $@ $(OBJ)
+	$(call say,AR    )ar rcs $@ $(OBJ)
 
 # Kernels for one ISA each; the right one is chosen at run time.
 $(B)/engine/compute/cpu_%_avx2.o: ISA := -mavx2 -mfma -mf16c -O3
@@ -56,7 +58,7 @@ $(B)/engine/compute/cpu_%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx51
 
 $(B)/%.o: %.c $(B)/gen/flags.stamp
 	@mkdir -p $(@D)
-	$(CC) $(HFLAGS) $(CFLAGS) $(ISA) $(ABOUT) -fPIE -MMD -MP -c -o $@ $<
+	$(call say,CC    )$(CC) $(HFLAGS) $(CFLAGS) $(ISA) $(ABOUT) -fPIE -MMD -MP -c -o $@ $<
 
 # -- cuda/ becomes a library with one symbol; it carries its own copy of the few C files it calls. Machine code for these
 # GPUs, and PTX that newer ones compile at start.
@@ -67,15 +69,15 @@ CUDA_HOME  := $(patsubst %/bin/nvcc,%,$(shell command -v nvcc))
 NVFLAGS     = -std=c++20 -O3 -lineinfo -I. --threads 2 $(CUDA_ARCH:%=-gencode arch=%) \
               -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror,-Wno-unused-parameter
 $(B)/libhearth_cuda.so: $(CUDA_OBJ)
-	nvcc -shared -o $@ $^ -lcublasLt -Xlinker --no-undefined,--exclude-libs=ALL,-rpath=$(CUDA_HOME)/lib64
+	$(call say,LINK  )nvcc -shared -o $@ $^ -lcublasLt -Xlinker --no-undefined,--exclude-libs=ALL,-rpath=$(CUDA_HOME)/lib64
 
 $(B)/cuda/%.o: cuda/%.cu $(B)/gen/nvflags.stamp
 	@mkdir -p $(@D)
-	nvcc $(NVFLAGS) -MMD -MP -c -o $@ $<
+	$(call say,NVCC  )nvcc $(NVFLAGS) -MMD -MP -c -o $@ $<
 
 $(B)/pic/%.o: %.c $(B)/gen/flags.stamp
 	@mkdir -p $(@D)
-	$(CC) $(HFLAGS) $(CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
+	$(call say,CC    )$(CC) $(HFLAGS) $(CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
 
 $(B)/gen/nvflags.stamp: STAMP = $(NVFLAGS)
 
@@ -94,7 +96,7 @@ $(B)/gen/%.stamp: FORCE
 FORCE:
 
 $(B)/gen/%.o: $(B)/gen/%.c
-	$(CC) $(HFLAGS) $(CFLAGS) -fPIE -MMD -MP -c -o $@ $<
+	$(call say,CC    )$(CC) $(HFLAGS) $(CFLAGS) -fPIE -MMD -MP -c -o $@ $<
 
 # File names become the tables of families, loaders and routes (constructors vanish from static libraries).
 $(B)/gen/registry.c: scripts/registry.sh $(SRC)
@@ -104,7 +106,7 @@ $(B)/gen/registry.c: scripts/registry.sh $(SRC)
 $(B)/tests/unit/test_http_tls: LIBS += -lssl
 $(B)/tests/%: tests/%.c $(B)/libhearth.a $(SUPPORT)
 	@mkdir -p $(@D)
-	$(CC) $(HFLAGS) $(CFLAGS) -MMD -MP -o $@ $< $(SUPPORT) $(B)/libhearth.a $(LIBS) $(shell pkg-config --libs check)
+	$(call say,LINK  )$(CC) $(HFLAGS) $(CFLAGS) -MMD -MP -o $@ $< $(SUPPORT) $(B)/libhearth.a $(LIBS) $(shell pkg-config --libs check)
 
 # It stands in front of the sanitizers' malloc, and is called before they are up.
 $(B)/tests/support/failing_malloc.o: private SANFLAGS :=
@@ -112,11 +114,11 @@ $(B)/tests/support/failing_malloc.o: private SANFLAGS :=
 # A fuzzer is tests/fuzz/fuzz_NAME.c with seeds in tests/fuzz/corpus/NAME/. `make unit` replays the seeds, with any compiler.
 $(B)/tests/fuzz/replay_%: tests/fuzz/fuzz_%.c tests/fuzz/replay.c $(SUPPORT) $(B)/libhearth.a
 	@mkdir -p $(@D)
-	$(CC) $(HFLAGS) $(CFLAGS) -DFUZZ_NAME='"$*"' -o $@ $^ $(LIBS) $(shell pkg-config --libs check)
+	$(call say,LINK  )$(CC) $(HFLAGS) $(CFLAGS) -DFUZZ_NAME='"$*"' -o $@ $^ $(LIBS) $(shell pkg-config --libs check)
 
 $(B)/tests/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(SUPPORT) $(B)/libhearth.a
 	@mkdir -p $(@D)
-	$(CC) $(HFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS) $(shell pkg-config --libs check)
+	$(call say,LINK  )$(CC) $(HFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS) $(shell pkg-config --libs check)
 
 fuzz: ## run every fuzzer under clang's sanitizers, FUZZ_RUNS executions each
 	@bash scripts/deps.sh --fuzz
@@ -150,7 +152,7 @@ bench: all $(B)/tests/bench/hearthd-stub ## the table of speed (LLAMA_SERVER=PAT
 
 # A whole hearthd whose backend computes nothing.
 $(B)/tests/bench/hearthd-stub: $(B)/tests/bench/stub_backend.o $(B)/server/main.o $(B)/libhearth.a
-	$(CC) $(SANFLAGS) -pie -o $@ $^ $(LIBS)
+	$(call say,LINK  )$(CC) $(SANFLAGS) -pie -o $@ $^ $(LIBS)
 
 bench-ops: $(B)/tests/bench/bench_ops ## each op of the CPU backend beside what the machine gives
 	@$< $(BENCH_ARGS)

@@ -58,13 +58,21 @@ static int look(struct cudaDeviceProp *p, struct err *e)
     return 0;
 }
 
+/* The context takes memory, too: what is free beside it is what can be had. */
 static int cuda_probe(uint64_t *memory, struct err *e)
 {
     struct cudaDeviceProp p;
+    size_t free_bytes = 0, all = 0;
     int rc = look(&p, e);
-    if (!rc)
-        *memory = p.totalGlobalMem;
-    return rc;
+    if (rc)
+        return rc;
+    cudaError_t got = cudaSetDevice(0);
+    if (got == cudaSuccess)
+        got = cudaMemGetInfo(&free_bytes, &all);
+    if (got != cudaSuccess)
+        return no_device(got, e);
+    *memory = free_bytes;
+    return 0;
 }
 
 /* -- memory ------------------------------------------------------------------------------------------------------ */
@@ -172,6 +180,10 @@ static int op_open(struct backend **out, const struct backend_opts *o, struct er
     int rc = look(&p, e);
     if (rc)
         return rc;
+    if (o->deterministic)
+        return err_set(e, ENOTSUP,
+                       "engine.deterministic: on GPUs the bits of a row depend on its batch; set backend: "
+                       "cpu, or deterministic: false");
     cudaError_t created = cudaSetDevice(0); /* makes the context: the first call that takes memory */
     if (created == cudaSuccess)
         created = cudaFree(NULL);

@@ -11,8 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What may be taken by default: of the host's memory that is available, and of all that a GPU has (its context and the
- * libraries need some, too). */
+/* What may be taken by default: of the host's memory that is available, and of a GPU's that is free (the libraries need
+ * some of it, too). */
 #define MEMORY_SHARE 0.6
 #define GPU_SHARE    0.88
 
@@ -182,6 +182,7 @@ int machine_open(struct machine *m, const struct engine_config *c,
         .max_rows = (int32_t)m->config.max_rows,
         .max_cols = max_cols(s),
         .max_vocab = s->vocab,
+        .deterministic = m->config.deterministic,
     };
     if ((ret = ops->open(&m->be, &o, e)))
         goto fail;

@@ -7,7 +7,7 @@
  *
  * Row invariance: on the CPU backends the bits of an output row depend on that row's inputs alone, not on T, on the
  * other rows, on chunking or on the number of threads. Sums run in one fixed order. On `cuda` this holds for every op
- * but linear, whose library picks an algorithm by the number of rows.
+ * but linear, whose library picks an algorithm by the number of rows: it refuses backend_opts.deterministic.
  *
  * Calls are queued in order and may return before they are done; `sync` waits. CPU backends are done when they return.
  * One engine thread calls; a backend may have its own workers inside. Ops can't fail: shapes are checked by assert and
@@ -22,10 +22,11 @@
 #include "engine/compute/step.h"
 #include "engine/kv/format.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define BACKEND_ABI 2
+#define BACKEND_ABI 3
 
 /* D is even and at most this: kernels keep a head on the stack. Families refuse other models. */
 #define BACKEND_HEAD_DIM_MAX 256
@@ -92,6 +93,8 @@ struct backend_opts {
     int32_t max_rows;  /* largest T a step will have: backends size scratch with it */
     int32_t max_cols;  /* largest K of any weight */
     int32_t max_vocab; /* largest V that `sample` will see; 0 = none */
+    /* Row invariance for every op, whatever it costs. One that can't: open fails with -ENOTSUP and says so. */
+    bool deterministic;
 };
 
 struct backend; /* state of an open backend; its first member is `const struct backend_ops *ops` */
@@ -99,8 +102,9 @@ struct backend; /* state of an open backend; its first member is `const struct b
 struct backend_ops {
     uint32_t abi;
     const char *name; /* "cpu_ref", "cpu_fast", "cuda" */
-    /* Does this machine have what the backend needs? 0 and *memory = bytes of its own memory in all, or -ENODEV,
-     * -ENOTSUP with e saying what is missing. Opens nothing. NULL: always, and it takes host memory. Any thread. */
+    /* Does this machine have what the backend needs? 0 and *memory = bytes of its own memory that are free, or -ENODEV,
+     * -ENOTSUP with e saying what is missing. May leave the device's context in this process: ask in a process that
+     * computes, or in one that ends. NULL: always, and it takes host memory. Any thread. */
     int (*probe)(uint64_t *memory, struct err *e);
     int (*open)(struct backend **out, const struct backend_opts *o, struct err *e);
     void (*close)(struct backend *be);

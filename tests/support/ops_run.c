@@ -14,7 +14,11 @@ static const uint8_t intact[GUARD] = {0x5a, 0xa5, 0x5a, 0xa5};
 int ops_open(struct ops_dev *d, const struct ops_variant *v, struct err *e)
 {
     *d = (struct ops_dev){0};
-    struct backend_opts o = {v->threads, v->isa, OPS_MAX_ROWS, OPS_MAX_COLS, OPS_MAX_VOCAB};
+    struct backend_opts o = {.threads = v->threads,
+                             .isa = v->isa,
+                             .max_rows = OPS_MAX_ROWS,
+                             .max_cols = OPS_MAX_COLS,
+                             .max_vocab = OPS_MAX_VOCAB};
     ck_assert_uint_eq(v->ops->abi, BACKEND_ABI);
     int rc = v->ops->open(&d->be, &o, e);
     if (rc == -ENOTSUP)

@@ -1,15 +1,16 @@
-/* attention - causal attention over paged KV on plain CUDA cores: correct first, replaced piece by piece later.
+/* attention - who computes a call: decode rows, prefill rows, and a plain kernel for shapes that neither takes.
  *
- * Method. Keys go in pieces of 128 at absolute positions, a piece in tiles of 32. A CTA holds NV query vectors (rows
- * times heads of one kv head) and, tile by tile, brings K and V into shared memory as float, so that a key is read once
- * for all NV. Softmax is online within a piece (Milakov & Gimelshein 2018); pieces are merged in order. A prefill
- * tile walks over all pieces itself; few vectors over many keys are split: a CTA a piece, partial results (o, max, sum)
- * in memory, and a second launch that merges them in the same order with the same operations. So a row's bits depend
- * neither on how it was cut nor on the rows beside it: a masked key has weight 0, and a piece without keys changes
- * nothing. Fused multiply-adds are written out, since two kernels must round alike.
+ * A sequence with at most ATTN_DECODE_ROWS rows in the step is decode (attn_decode.cu), one with more is prefill
+ * (attn_prefill.cu). No launch depends on positions or block tables, only on how many rows and sequences there are, so
+ * a step captured in a graph serves all lengths.
  *
- * Cost: 4 D flops a key and vector in float; K and V bytes once per NV vectors. Decode is bound by latency and by the
- * unpacking of K into shared memory, prefill by shared memory reads.
+ * The plain kernel takes every format, head size and stride: a CTA holds NV query vectors (rows times heads of one kv
+ * head) and walks over their keys in tiles of 32 at absolute positions. K and V come into shared memory as float, so
+ * that a key is read once for all NV; softmax is online (Milakov & Gimelshein 2018). A masked key has weight 0, and a
+ * tile without keys changes nothing, so a row's bits depend neither on the rows beside it nor on how keys were skipped.
+ *
+ * Cost: 4 D flops a key and vector in float; K and V bytes once per NV vectors. Bound by latency in decode (a CTA a
+ * row and kv head, keys one tile after the other) and by shared memory reads in prefill.
  */
 #include "cuda/kv.cuh"
 
@@ -19,45 +20,28 @@
 #define WARPS   (THREADS / 32)
 #define KT      32 /* keys of a tile: one a lane */
 
-struct attn_kernel_args {
+struct plain_args {
     struct attn_partial out;
     const float *q;
     int64_t q_stride;
     struct kv_view kv;
     struct step_dev step;
-    float *partials;
     const float *sink;
     int32_t n_heads, window, key_begin, key_end;
+    int32_t rows, heads;        /* of a CTA's vectors: rows x heads of a kv head <= NV */
+    int32_t min_rows, max_rows; /* sequences with so many rows */
     float scale;
+};
+
+/* Vectors of one sequence that a CTA serves together: v is row row0 + v / heads, head head0 + v % heads. */
+struct vectors {
+    int32_t row0, n_rows, g, head0, heads;
 };
 
 /* A softmax sum in the making: relative to e^max. */
 struct softmax {
     float max, sum;
 };
-
-/* Weights with which a (the older) and b come together; both 0 where neither saw a key. */
-static __device__ inline void merge_weights(struct softmax *a, struct softmax b, float *wa, float *wb)
-{
-    float max = fmaxf(a->max, b.max);
-    *wa = a->max == -INFINITY ? 0.0f : expf(a->max - max);
-    *wb = b.max == -INFINITY ? 0.0f : expf(b.max - max);
-    a->sum = fmaf(a->sum, *wa, __fmul_rn(b.sum, *wb));
-    a->max = max;
-}
-
-static __device__ inline float merge_value(float a, float wa, float b, float wb)
-{
-    return fmaf(a, wa, __fmul_rn(b, wb));
-}
-
-/* What a row's sum begins with: its sink, in the part that has key 0. */
-static __device__ inline struct softmax first_of(const struct attn_kernel_args &a, int32_t h)
-{
-    if (a.sink && a.key_begin == 0 && a.sink[h] != -INFINITY)
-        return {a.sink[h], 1.0f};
-    return {-INFINITY, 0.0f};
-}
 
 /* -- one CTA ----------------------------------------------------------------------------------------------------- */
 
@@ -67,7 +51,7 @@ template <int DP, int NV> struct tile_shared {
     float v[KT][DP];
     float p[NV][KT];
     float shrink[NV]; /* what the values so far are multiplied by */
-    float wa[NV], wb[NV];
+    struct softmax all[NV];
     const uint8_t *row[2][KT];  /* K and V rows of the tile, */
     bool seen[KT];              /* and whether any vector sees the key */
     int32_t begin[NV], end[NV]; /* keys that a vector sees */
@@ -82,28 +66,26 @@ template <int DP, int NV> struct shape {
     static constexpr int wv = NV / WARPS;                        /* vectors a warp scores */
 };
 
-/* The vectors of the tile: q, and the range of keys of each. Vectors behind the last see nothing. */
+/* q and the range of keys of each vector. Vectors behind the last see nothing. */
 template <int DP, int NV>
-static __device__ void load_vectors(const struct attn_kernel_args &a, const struct attn_item &it, int32_t g,
-                                    struct tile_shared<DP, NV> &s)
+static __device__ void load_vectors(const struct plain_args &a, const struct vectors &vs, struct tile_shared<DP, NV> &s)
 {
-    const int32_t d = (int32_t)a.kv.head_dim, group = a.n_heads / (int32_t)a.kv.n_kv_heads;
-    const int32_t row0 = a.step.seq_row[it.seq], n_vec = (a.step.seq_row[it.seq + 1] - row0) * group;
+    const int32_t d = (int32_t)a.kv.head_dim, n_vec = vs.n_rows * vs.heads;
     for (int i = threadIdx.x; i < NV * DP; i += THREADS) {
-        int32_t v = it.v0 + i / DP, k = i % DP;
-        bool there = v < n_vec && k < d;
-        s.q[i / DP][k] = there ? a.q[(row0 + v / group) * a.q_stride + (size_t)(g * group + v % group) * d + k] : 0.0f;
+        int32_t v = i / DP, k = i % DP;
+        const float *q = a.q + (vs.row0 + v / vs.heads) * a.q_stride + (size_t)(vs.head0 + v % vs.heads) * d;
+        s.q[v][k] = v < n_vec && k < d ? q[k] : 0.0f;
     }
     if (threadIdx.x < NV) {
-        int32_t v = it.v0 + threadIdx.x, begin = a.key_begin, end = 0;
+        int32_t v = threadIdx.x, begin = a.key_begin, end = 0;
         if (v < n_vec) {
-            int32_t pos = a.step.pos[row0 + v / group];
+            int32_t pos = a.step.pos[vs.row0 + v / vs.heads];
             end = a.key_end <= pos ? a.key_end : pos + 1;
             if (a.window && begin < pos - a.window + 1)
                 begin = pos - a.window + 1;
         }
-        s.begin[threadIdx.x] = begin;
-        s.end[threadIdx.x] = end;
+        s.begin[v] = begin;
+        s.end[v] = end;
     }
 }
 
@@ -203,8 +185,8 @@ static __device__ void add_values(const struct tile_shared<DP, NV> &s, float o[s
 
 /* One tile of keys into (sm, o). */
 template <int DP, int NV>
-static __device__ void attend_tile(const struct attn_kernel_args &a, struct tile_shared<DP, NV> &s,
-                                   const int32_t *table, int32_t g, int32_t key0, int32_t begin, int32_t end,
+static __device__ void attend_tile(const struct plain_args &a, struct tile_shared<DP, NV> &s, const int32_t *table,
+                                   int32_t g, int32_t key0, int32_t begin, int32_t end,
                                    struct softmax sm[shape<DP, NV>::wv], float o[shape<DP, NV>::nv][shape<DP, NV>::per])
 {
     __syncthreads(); /* the tile before has been read */
@@ -225,149 +207,73 @@ static __device__ void attend_tile(const struct attn_kernel_args &a, struct tile
     add_values<DP, NV>(s, o);
 }
 
-/* Merge the piece (sm, o) into (all, acc). */
+/* Results of the vectors; the sums travel through shared memory. */
 template <int DP, int NV>
-static __device__ void merge_piece(struct tile_shared<DP, NV> &s, struct softmax all[shape<DP, NV>::wv],
-                                   const struct softmax sm[shape<DP, NV>::wv],
-                                   float acc[shape<DP, NV>::nv][shape<DP, NV>::per],
-                                   const float o[shape<DP, NV>::nv][shape<DP, NV>::per])
-{
-    using sh = shape<DP, NV>;
-    const int w0 = threadIdx.x / 32 * sh::wv, v0 = threadIdx.x / (DP / sh::per) * sh::nv;
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < sh::wv; i++) {
-        float wa, wb;
-        merge_weights(&all[i], sm[i], &wa, &wb);
-        if (threadIdx.x % 32 == 0) {
-            s.wa[w0 + i] = wa;
-            s.wb[w0 + i] = wb;
-        }
-    }
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < sh::nv; i++)
-#pragma unroll
-        for (int e = 0; e < sh::per; e++)
-            acc[i][e] = merge_value(acc[i][e], s.wa[v0 + i], o[i][e], s.wb[v0 + i]);
-}
-
-/* Final results of the tile; sums travel through shared memory (s.wa: sum, s.wb: max). */
-template <int DP, int NV>
-static __device__ void write_tile(const struct attn_kernel_args &a, const struct attn_item &it, int32_t g,
-                                  struct tile_shared<DP, NV> &s, const struct softmax all[shape<DP, NV>::wv],
-                                  const float acc[shape<DP, NV>::nv][shape<DP, NV>::per])
-{
-    using sh = shape<DP, NV>;
-    const int32_t d = (int32_t)a.kv.head_dim, group = a.n_heads / (int32_t)a.kv.n_kv_heads;
-    const int32_t row0 = a.step.seq_row[it.seq], n_vec = (a.step.seq_row[it.seq + 1] - row0) * group;
-    const int k0 = threadIdx.x % (DP / sh::per), v0 = threadIdx.x / (DP / sh::per) * sh::nv;
-    __syncthreads();
-    for (int i = 0; i < sh::wv; i++)
-        if (threadIdx.x % 32 == 0) {
-            s.wa[threadIdx.x / 32 * sh::wv + i] = all[i].sum;
-            s.wb[threadIdx.x / 32 * sh::wv + i] = all[i].max;
-        }
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < sh::nv; i++) {
-        int32_t v = it.v0 + v0 + i;
-        if (v >= n_vec)
-            continue;
-        size_t at = (size_t)(row0 + v / group) * a.n_heads + (size_t)(g * group + v % group);
-        float sum = s.wa[v0 + i];
-#pragma unroll
-        for (int e = 0; e < sh::per; e++)
-            if (k0 + e * THREADS < d)
-                a.out.o[at * d + k0 + e * THREADS] = sum == 0.0f ? 0.0f : __fdiv_rn(acc[i][e], sum);
-        if (a.out.lse_ln && k0 == 0)
-            a.out.lse_ln[at] = sum == 0.0f ? -INFINITY : s.wb[v0 + i] + logf(sum);
-    }
-}
-
-/* The partial result of one piece, for combine_kernel: d values, max, sum. */
-template <int DP, int NV>
-static __device__ void write_partial(const struct attn_kernel_args &a, const struct attn_item &it, int32_t g,
-                                     const struct softmax sm[shape<DP, NV>::wv],
+static __device__ void write_vectors(const struct plain_args &a, const struct vectors &vs,
+                                     struct tile_shared<DP, NV> &s, const struct softmax sm[shape<DP, NV>::wv],
                                      const float o[shape<DP, NV>::nv][shape<DP, NV>::per])
 {
     using sh = shape<DP, NV>;
-    const int32_t d = (int32_t)a.kv.head_dim;
+    const int32_t d = (int32_t)a.kv.head_dim, n_vec = vs.n_rows * vs.heads;
     const int k0 = threadIdx.x % (DP / sh::per), v0 = threadIdx.x / (DP / sh::per) * sh::nv;
-    float *to = a.partials + (size_t)(it.slot + (int64_t)g * NV) * (size_t)(d + 2);
+    for (int i = 0; i < sh::wv; i++)
+        if (threadIdx.x % 32 == 0)
+            s.all[threadIdx.x / 32 * sh::wv + i] = sm[i];
+    __syncthreads();
 #pragma unroll
-    for (int i = 0; i < sh::nv; i++)
+    for (int i = 0; i < sh::nv; i++) {
+        int32_t v = v0 + i;
+        if (v >= n_vec)
+            continue;
+        size_t at = (size_t)(vs.row0 + v / vs.heads) * a.n_heads + (size_t)(vs.head0 + v % vs.heads);
+        struct softmax all = s.all[v];
 #pragma unroll
         for (int e = 0; e < sh::per; e++)
             if (k0 + e * THREADS < d)
-                to[(size_t)(v0 + i) * (size_t)(d + 2) + k0 + e * THREADS] = o[i][e];
-    for (int i = 0; i < sh::wv; i++)
-        if (threadIdx.x % 32 == 0) {
-            float *end = to + (size_t)(threadIdx.x / 32 * sh::wv + i) * (size_t)(d + 2) + d;
-            end[0] = sm[i].max;
-            end[1] = sm[i].sum;
-        }
+                a.out.o[at * d + k0 + e * THREADS] = all.sum == 0.0f ? 0.0f : __fdiv_rn(o[i][e], all.sum);
+        if (a.out.lse_ln && k0 == 0)
+            a.out.lse_ln[at] = all.sum == 0.0f ? -INFINITY : all.max + logf(all.sum);
+    }
 }
 
-/* Grid: items x kv heads; 128 threads; shared: struct tile_shared. A CTA owns the NV vectors of its item. */
+/* All keys of the vectors. What a sum begins with is the sink, in the part that has key 0. */
 template <int DP, int NV>
-static __global__ void __launch_bounds__(THREADS)
-    attn_kernel(const struct attn_kernel_args a, const struct attn_item *items)
+static __device__ void attend(const struct plain_args &a, const struct vectors &vs, struct tile_shared<DP, NV> &s)
 {
     using sh = shape<DP, NV>;
-    extern __shared__ char shared[];
-    struct tile_shared<DP, NV> &s = *(struct tile_shared<DP, NV> *)shared;
-    const struct attn_item it = items[blockIdx.x];
-    const int32_t g = blockIdx.y, group = a.n_heads / (int32_t)a.kv.n_kv_heads, *table;
+    const int32_t *table = a.step.table + a.step.table_at[a.step.row_seq[vs.row0]];
     int32_t begin, end;
-    float acc[sh::nv][sh::per] = {};
-    struct softmax all[sh::wv];
-    table = a.step.table + a.step.table_at[it.seq];
-    load_vectors<DP, NV>(a, it, g, s);
+    float o[sh::nv][sh::per] = {};
+    struct softmax sm[sh::wv];
+    __syncthreads(); /* the vectors before are written */
+    load_vectors<DP, NV>(a, vs, s);
     __syncthreads();
     union_range<DP, NV>(s, &begin, &end);
-    for (int i = 0; i < sh::wv; i++)
-        all[i] = first_of(a, g * group + (it.v0 + threadIdx.x / 32 * sh::wv + i) % group);
-    for (int32_t piece = it.piece0; piece < it.piece1; piece++) {
-        float o[sh::nv][sh::per] = {};
-        struct softmax sm[sh::wv];
-        for (int i = 0; i < sh::wv; i++)
-            sm[i] = {-INFINITY, 0.0f};
-        for (int32_t key0 = piece * ATTN_PIECE; key0 < (piece + 1) * ATTN_PIECE; key0 += KT)
-            if (key0 < end && key0 + KT > begin)
-                attend_tile<DP, NV>(a, s, table, g, key0, begin, end, sm, o);
-        if (it.slot >= 0)
-            write_partial<DP, NV>(a, it, g, sm, o);
-        else
-            merge_piece<DP, NV>(s, all, sm, acc, o);
+    for (int i = 0; i < sh::wv; i++) {
+        int32_t h = vs.head0 + (threadIdx.x / 32 * sh::wv + i) % vs.heads;
+        bool sink = a.sink && a.key_begin == 0 && a.sink[h] != -INFINITY;
+        sm[i] = {sink ? a.sink[h] : -INFINITY, sink ? 1.0f : 0.0f};
     }
-    if (it.slot < 0)
-        write_tile<DP, NV>(a, it, g, s, all, acc);
+    for (int32_t key0 = begin / KT * KT; key0 < end; key0 += KT)
+        attend_tile<DP, NV>(a, s, table, vs.g, key0, begin, end, sm, o);
+    write_vectors<DP, NV>(a, vs, s, sm, o);
 }
 
-/* Grid: rows x heads; a thread owns elements of the head. Merges the pieces of rows that were split, in order. */
-static __global__ void combine_kernel(const struct attn_kernel_args a)
+/* Grid: runs of a.rows rows x (kv heads x runs of a.heads of their heads); 128 threads; shared: struct tile_shared. A
+ * CTA owns the vectors of its rows and heads; rows of different sequences come one sequence after the other. */
+template <int DP, int NV> static __global__ void __launch_bounds__(THREADS) plain_kernel(const struct plain_args a)
 {
-    const struct attn_split sp = a.step.split[blockIdx.x];
-    const int32_t h = blockIdx.y, d = (int32_t)a.kv.head_dim, g_n = (int32_t)a.kv.n_kv_heads, group = a.n_heads / g_n;
-    const size_t step = (size_t)g_n * sp.nv * (size_t)(d + 2), at = (size_t)blockIdx.x * a.n_heads + h;
-    if (sp.n == 0)
-        return;
-    const float *from = a.partials +
-                        (size_t)(sp.slot + (int64_t)(h / group) * sp.nv + sp.v + h % group) * (size_t)(d + 2);
-    for (int32_t k = threadIdx.x; k < d; k += THREADS) {
-        struct softmax all = first_of(a, h);
-        float acc = 0;
-        const float *p = from;
-#pragma unroll 4
-        for (int32_t i = 0; i < sp.n; i++, p += step) {
-            float wa, wb;
-            merge_weights(&all, {p[d], p[d + 1]}, &wa, &wb);
-            acc = merge_value(acc, wa, p[k], wb);
-        }
-        a.out.o[at * d + k] = all.sum == 0.0f ? 0.0f : __fdiv_rn(acc, all.sum);
-        if (a.out.lse_ln && k == 0)
-            a.out.lse_ln[at] = all.sum == 0.0f ? -INFINITY : all.max + logf(all.sum);
+    extern __shared__ char shared[];
+    const int32_t group = a.n_heads / (int32_t)a.kv.n_kv_heads, runs = (group + a.heads - 1) / a.heads;
+    const int32_t last = min((int32_t)(blockIdx.x + 1) * a.rows, a.step.n_rows), run = (int32_t)blockIdx.y % runs;
+    struct vectors vs = {(int32_t)blockIdx.x * a.rows, 0, (int32_t)blockIdx.y / runs};
+    vs.head0 = vs.g * group + run * a.heads;
+    vs.heads = min(a.heads, group - run * a.heads);
+    for (; vs.row0 < last; vs.row0 += vs.n_rows) {
+        int32_t seq = a.step.row_seq[vs.row0], end = a.step.seq_row[seq + 1], n = end - a.step.seq_row[seq];
+        vs.n_rows = min(last, end) - vs.row0;
+        if (n >= a.min_rows && n <= a.max_rows)
+            attend<DP, NV>(a, vs, *(struct tile_shared<DP, NV> *)shared);
     }
 }
 
@@ -375,7 +281,7 @@ static __global__ void combine_kernel(const struct attn_kernel_args a)
 
 template <int DP, int NV> static void allow_shared(void)
 {
-    CU(cudaFuncSetAttribute(attn_kernel<DP, NV>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    CU(cudaFuncSetAttribute(plain_kernel<DP, NV>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                             (int)sizeof(struct tile_shared<DP, NV>)));
 }
 
@@ -389,42 +295,57 @@ void attention_setup(void)
     allow_shared<256, 16>();
 }
 
-template <int DP, int NV> static void launch(struct cuda *c, const struct attn_kernel_args &k)
+template <int DP, int NV> static void launch(struct cuda *c, struct plain_args k)
 {
-    int cls = attn_class(NV);
-    if (k.step.n_items[cls] == 0)
-        return;
-    dim3 grid((unsigned)k.step.n_items[cls], k.kv.n_kv_heads);
-    attn_kernel<DP, NV><<<grid, THREADS, sizeof(struct tile_shared<DP, NV>), c->stream>>>(k, k.step.item[cls]);
+    int32_t group = k.n_heads / (int32_t)k.kv.n_kv_heads;
+    k.heads = min(group, NV);
+    k.rows = k.max_rows <= ATTN_DECODE_ROWS ? 1 : NV / k.heads;
+    dim3 grid((unsigned)((k.step.n_rows + k.rows - 1) / k.rows),
+              k.kv.n_kv_heads * (unsigned)((group + k.heads - 1) / k.heads));
+    plain_kernel<DP, NV><<<grid, THREADS, sizeof(struct tile_shared<DP, NV>), c->stream>>>(k);
     LAUNCHED();
 }
 
-template <int DP> static void launch_classes(struct cuda *c, const struct attn_kernel_args &k)
+/* Prefill has rows enough to fill the largest tile. */
+template <int DP> static void launch_any(struct cuda *c, const struct plain_args &k)
 {
-    launch<DP, 4>(c, k);
-    launch<DP, 8>(c, k);
-    launch<DP, 16>(c, k);
+    int32_t group = k.max_rows <= ATTN_DECODE_ROWS ? k.n_heads / (int32_t)k.kv.n_kv_heads : 16;
+    if (group <= 4)
+        launch<DP, 4>(c, k);
+    else if (group <= 8)
+        launch<DP, 8>(c, k);
+    else
+        launch<DP, 16>(c, k);
+}
+
+/* Rows of sequences that have min_rows to max_rows of them. */
+static void attn_plain(struct cuda *c, const struct attn_args *a, const struct step_dev *at, int32_t min_rows,
+                       int32_t max_rows)
+{
+    struct plain_args k = {a->out,       a->q,       a->q_stride, *a->kv, *at,      a->sink,  a->n_heads, a->window,
+                           a->key_begin, a->key_end, 0,           0,      min_rows, max_rows, a->scale};
+    if (a->kv->head_dim <= 64)
+        launch_any<64>(c, k);
+    else if (a->kv->head_dim <= 128)
+        launch_any<128>(c, k);
+    else
+        launch_any<256>(c, k);
 }
 
 void cuda_attention(struct backend *be, const struct attn_args *a)
 {
     struct cuda *c = cuda_of(be);
     const struct kv_view *kv = a->kv;
-    int32_t g_n = (int32_t)kv->n_kv_heads, d = (int32_t)kv->head_dim;
-    assert(a->n_heads % g_n == 0 && d % 2 == 0 && d <= BACKEND_HEAD_DIM_MAX && a->window >= 0 && a->key_begin >= 0);
+    const struct step *st = a->step;
+    bool decode = false, prefill = false;
+    assert(a->n_heads % (int32_t)kv->n_kv_heads == 0 && a->window >= 0 && a->key_begin >= 0);
+    assert(kv->head_dim % 2 == 0 && kv->head_dim <= BACKEND_HEAD_DIM_MAX);
     assert(kv->format == KV_FORMAT_KV16 || kv->format == KV_FORMAT_KV32);
-    struct attn_kernel_args k = {
-        a->out,      a->q,    a->q_stride, *kv,       *stage_step(c, a->step, a->n_heads / g_n, g_n, d),
-        c->partials, a->sink, a->n_heads,  a->window, a->key_begin,
-        a->key_end,  a->scale};
-    if (d <= 64)
-        launch_classes<64>(c, k);
-    else if (d <= 128)
-        launch_classes<128>(c, k);
-    else
-        launch_classes<256>(c, k);
-    if (!k.step.any_split)
-        return;
-    combine_kernel<<<dim3((unsigned)a->step->n_rows, (unsigned)a->n_heads), THREADS, 0, c->stream>>>(k);
-    LAUNCHED();
+    const struct step_dev *at = stage_step(c, st);
+    for (int32_t s = 0; s < st->n_seqs; s++)
+        *(st->seq_row[s + 1] - st->seq_row[s] > ATTN_DECODE_ROWS ? &prefill : &decode) = true;
+    if (prefill && !attn_prefill(c, a, at))
+        attn_plain(c, a, at, ATTN_DECODE_ROWS + 1, INT32_MAX);
+    if (decode)
+        attn_plain(c, a, at, 1, ATTN_DECODE_ROWS);
 }

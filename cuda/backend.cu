@@ -140,7 +140,6 @@ static void op_close(struct backend *be)
     free(c->plan);
     CU(cudaFree(c->x16));
     CU(cudaFree(c->workspace));
-    CU(cudaFree(c->partials));
     CU(cudaFree(c->inv_freq));
     if (c->lt)
         LT(cublasLtDestroy(c->lt));
@@ -163,14 +162,13 @@ static int take_memory(struct cuda *c, struct err *e)
     size_t x16 = (size_t)c->max_rows * (size_t)cuda_pad(c->max_cols) * sizeof *c->x16, free_bytes = 0, all = 0;
     c->x16 = (__nv_bfloat16 *)cuda_alloc(c, x16);
     c->workspace = cuda_alloc(c, LT_WORKSPACE);
-    c->partials = (float *)cuda_alloc(c, ATTN_PARTIALS);
     c->inv_freq = (float *)cuda_alloc(c, sizeof c->inv_freq_host);
     c->plan = (struct plan *)calloc(PLANS, sizeof *c->plan);
-    if (c->x16 && c->workspace && c->partials && c->inv_freq && c->plan)
+    if (c->x16 && c->workspace && c->inv_freq && c->plan)
         return 0;
     CU(cudaMemGetInfo(&free_bytes, &all));
     return err_set(e, ENOMEM, "cuda: %zu MiB to work in are needed, of %zu MiB on the GPU %zu MiB are free",
-                   (size_t)(x16 + LT_WORKSPACE + ATTN_PARTIALS) >> 20, all >> 20, free_bytes >> 20);
+                   (size_t)(x16 + LT_WORKSPACE) >> 20, all >> 20, free_bytes >> 20);
 }
 
 static int op_open(struct backend **out, const struct backend_opts *o, struct err *e)

@@ -36,31 +36,10 @@
 
 /* -- the step on the card */
 
-/* Vectors (row, head of the group) that one CTA of attention serves together: 4, 8 or 16. */
-#define ATTN_CLASSES 3
-
-/* A piece of attention work: vectors v0 .. v0 + NV - 1 of sequence seq over pieces [piece0, piece1) of its keys. Vector
- * v is row seq_row[seq] + v / group, head v % group of a kv head. */
-struct attn_item {
-    int32_t seq, v0, piece0, piece1;
-    int64_t slot; /* where the partial results begin in `partials`, in vectors of the step; -1 = write the result */
-};
-
-/* Where the pieces of a row are: filled for rows whose keys were split, n = 0 for others. */
-struct attn_split {
-    int64_t slot; /* of piece 0, kv head 0, vector 0 of the tile */
-    int32_t v;    /* the row's first vector in its tile */
-    int32_t nv;   /* vectors of the tile */
-    int32_t n;    /* pieces */
-};
-
-/* Device copies of the arrays of struct step, and the lists above. */
+/* Device copies of the arrays of struct step. */
 struct step_dev {
     const int32_t *pos, *row_seq, *seq_row, *table, *table_at;
-    const struct attn_item *item[ATTN_CLASSES];
-    int32_t n_items[ATTN_CLASSES];
-    const struct attn_split *split; /* [T] */
-    int32_t any_split;
+    int32_t n_rows, n_seqs;
 };
 
 #define STAGE_SLOTS 4
@@ -75,9 +54,8 @@ struct stage_slot {
 struct stage {
     struct stage_slot slot[STAGE_SLOTS]; /* small arrays of single ops, in turn */
     int turn;
-    struct stage_slot step; /* arrays of the step `number` for heads in groups of `group` */
+    struct stage_slot step; /* arrays of the step `number` */
     uint64_t number;
-    int32_t group;
     struct step_dev at;
 };
 
@@ -103,7 +81,6 @@ struct cuda {
     char text[96];
     __nv_bfloat16 *x16; /* [max_rows][max_cols rounded up]: input of a linear layer */
     void *workspace;    /* of cublasLt */
-    float *partials;    /* of split attention */
     float *inv_freq;    /* [HEAD_DIM_MAX / 2] on the card */
     float inv_freq_host[BACKEND_HEAD_DIM_MAX / 2];
     struct plan *plan; /* [PLANS], by hash */
@@ -135,29 +112,22 @@ void stage_reserve(struct stage_slot *s, size_t bytes);
 void stage_free(struct stage_slot *s);
 /* Queue the copy of n host ints to the card; valid for the ops queued before STAGE_SLOTS more of these calls. */
 const int32_t *stage_ints(struct cuda *c, const int32_t *host, int32_t n);
-/* The step's arrays on the card, copied once a step. group: query heads per kv head; d: head_dim. */
-const struct step_dev *stage_step(struct cuda *c, const struct step *step, int32_t group, int32_t n_kv_heads,
-                                  int32_t d);
+/* The step's arrays on the card, copied once a step. */
+const struct step_dev *stage_step(struct cuda *c, const struct step *step);
 void stage_close(struct stage *s);
 
 /* -- attention.cu */
-#define ATTN_PIECE    128            /* keys whose partial result is merged as one */
-#define ATTN_PARTIALS (128ull << 20) /* bytes for partial results: what does not fit is not split */
-
-/* Class of a tile for n vectors (0, 1, 2), and the vectors of a tile of a class. */
-static inline int attn_class(int32_t n)
-{
-    return n <= 4 ? 0 : n <= 8 ? 1 : 2;
-}
-static inline int32_t attn_tile(int cls)
-{
-    return 4 << cls;
-}
+#define ATTN_DECODE_ROWS 8 /* a sequence with at most so many rows in a step is decode, with more prefill */
 
 void cuda_attention(struct backend *be, const struct attn_args *a);
 void cuda_merge(struct backend *be, struct attn_partial a, struct attn_partial b, int32_t n, int32_t d);
 /* Ask for the shared memory that the kernels need; once a process. */
 void attention_setup(void);
+
+/* -- attn_prefill.cu */
+/* Rows of the sequences that have more than ATTN_DECODE_ROWS of them; others are not touched. Never captured: it may
+ * look at a->step on the host. False, with nothing queued, for a shape it does not take. */
+bool attn_prefill(struct cuda *c, const struct attn_args *a, const struct step_dev *at);
 
 /* -- linear.cu, weight.cu, rows.cu, rope.cu, sample.cu */
 void cuda_linear(struct backend *be, float *out, const float *x, const struct weight *w, int32_t n_rows);

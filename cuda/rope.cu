@@ -63,10 +63,9 @@ void cuda_rope_kv(struct backend *be, const struct rope_args *a)
 {
     struct cuda *c = cuda_of(be);
     const struct kv_view *kv = a->kv;
-    int32_t g_n = (int32_t)kv->n_kv_heads, d = (int32_t)kv->head_dim;
-    struct rope_kernel_args k = {a->qkv,     send_inv_freq(c, a->inv_freq, d / 2),
-                                 *kv,        *stage_step(c, a->step, a->n_heads / g_n, g_n, d),
-                                 a->n_heads, a->attn_factor};
+    int32_t d = (int32_t)kv->head_dim;
+    struct rope_kernel_args k = {
+        a->qkv, send_inv_freq(c, a->inv_freq, d / 2), *kv, *stage_step(c, a->step), a->n_heads, a->attn_factor};
     rope_kernel<<<(unsigned)a->step->n_rows, THREADS, 0, c->stream>>>(k);
     LAUNCHED();
 }

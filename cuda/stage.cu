@@ -64,111 +64,37 @@ static size_t pack(struct packer *p, const void *from, size_t bytes)
     return at;
 }
 
-struct tiling {
-    const struct step *step;
-    int32_t group, n_kv_heads, d;
-};
-
-static int32_t pieces_of(const struct step *st, int32_t row)
-{
-    return st->pos[row] / ATTN_PIECE + 1;
-}
-
-/* Sequences with a few rows are split over their keys (the card has more SMs than they have vectors); the others have
- * tiles enough. */
-static bool wants_split(const struct tiling *t, int32_t s)
-{
-    int32_t n_rows = t->step->seq_row[s + 1] - t->step->seq_row[s];
-    return n_rows * t->group <= attn_tile(ATTN_CLASSES - 1) && pieces_of(t->step, t->step->seq_row[s + 1] - 1) > 1;
-}
-
-static uint64_t split_bytes(const struct tiling *t, int32_t pieces, int32_t nv)
-{
-    return (uint64_t)pieces * (uint64_t)t->n_kv_heads * (uint64_t)nv * (uint64_t)(t->d + 2) * sizeof(float);
-}
-
-/* Make the work of sequence s; items[cls] and counts grow. *slot: vectors handed out so far. NULL items only count. */
-static void tile_sequence(const struct tiling *t, int32_t s, struct attn_item *items[ATTN_CLASSES],
-                          int32_t n[ATTN_CLASSES], struct attn_split *split, int64_t *slot)
-{
-    const struct step *st = t->step;
-    int32_t row0 = st->seq_row[s], n_vec = (st->seq_row[s + 1] - row0) * t->group;
-    int cls = attn_class(n_vec);
-    int32_t nv = attn_tile(cls), pieces = pieces_of(st, st->seq_row[s + 1] - 1);
-    uint64_t used = (uint64_t)*slot * (uint64_t)(t->d + 2) * sizeof(float);
-    if (wants_split(t, s) && used + split_bytes(t, pieces, nv) <= ATTN_PARTIALS) {
-        for (int32_t p = 0; p < pieces; p++, n[cls]++)
-            if (items)
-                items[cls][n[cls]] = {s, 0, p, p + 1, *slot + (int64_t)p * t->n_kv_heads * nv};
-        for (int32_t r = row0; split && r < st->seq_row[s + 1]; r++)
-            split[r] = {*slot, (r - row0) * t->group, nv, pieces};
-        *slot += (int64_t)pieces * t->n_kv_heads * nv;
-        return;
-    }
-    for (int32_t v = 0; v < n_vec; v += nv, n[cls]++) {
-        int32_t last = v + nv < n_vec ? v + nv - 1 : n_vec - 1;
-        if (items)
-            items[cls][n[cls]] = {s, v, 0, pieces_of(st, row0 + last / t->group), -1};
-    }
-}
-
-static int64_t tile_all(const struct tiling *t, struct attn_item *items[ATTN_CLASSES], int32_t n[ATTN_CLASSES],
-                        struct attn_split *split)
-{
-    int64_t slot = 0;
-    memset(n, 0, ATTN_CLASSES * sizeof *n);
-    for (int32_t s = 0; s < t->step->n_seqs; s++)
-        tile_sequence(t, s, items, n, split, &slot);
-    return slot;
-}
-
 /* Lay out all arrays; with p->to set, fill them and set `at`. */
-static void pack_step(struct packer *p, const struct tiling *t, struct step_dev *at,
-                      const int32_t n_items[ATTN_CLASSES])
+static void pack_step(struct packer *p, const struct step *st, struct step_dev *at)
 {
-    const struct step *st = t->step;
     size_t rows = (size_t)st->n_rows * sizeof(int32_t), seqs = ((size_t)st->n_seqs + 1) * sizeof(int32_t);
     size_t pos = pack(p, st->pos, rows), row_seq = pack(p, st->row_seq, rows), seq_row = pack(p, st->seq_row, seqs);
     size_t table_at = pack(p, st->table_at, seqs);
     size_t table = pack(p, st->table, (size_t)st->table_at[st->n_seqs] * sizeof(int32_t));
-    size_t split = pack(p, NULL, (size_t)st->n_rows * sizeof(struct attn_split)), item[ATTN_CLASSES];
-    for (int i = 0; i < ATTN_CLASSES; i++)
-        item[i] = pack(p, NULL, (size_t)n_items[i] * sizeof(struct attn_item));
     if (!p->to)
         return;
-    char *host = (char *)p->to->host, *dev = (char *)p->to->dev;
-    struct attn_item *items[ATTN_CLASSES];
-    for (int i = 0; i < ATTN_CLASSES; i++)
-        items[i] = (struct attn_item *)(host + item[i]);
-    memset(host + split, 0, (size_t)st->n_rows * sizeof(struct attn_split));
-    *at = {};
-    at->any_split = tile_all(t, items, at->n_items, (struct attn_split *)(host + split)) > 0;
+    char *dev = (char *)p->to->dev;
     at->pos = (const int32_t *)(dev + pos);
     at->row_seq = (const int32_t *)(dev + row_seq);
     at->seq_row = (const int32_t *)(dev + seq_row);
     at->table_at = (const int32_t *)(dev + table_at);
     at->table = (const int32_t *)(dev + table);
-    at->split = (const struct attn_split *)(dev + split);
-    for (int i = 0; i < ATTN_CLASSES; i++)
-        at->item[i] = (const struct attn_item *)(dev + item[i]);
+    at->n_rows = st->n_rows;
+    at->n_seqs = st->n_seqs;
 }
 
-const struct step_dev *stage_step(struct cuda *c, const struct step *step, int32_t group, int32_t n_kv_heads, int32_t d)
+const struct step_dev *stage_step(struct cuda *c, const struct step *step)
 {
     struct stage *g = &c->stage;
-    if (g->number == step->number && g->group == group)
+    if (g->number == step->number)
         return &g->at;
-    struct tiling t = {step, group, n_kv_heads, d};
     struct packer count = {}, fill = {&g->step, 0};
-    int32_t n[ATTN_CLASSES];
-    tile_all(&t, NULL, n, NULL);
-    pack_step(&count, &t, NULL, n);
+    pack_step(&count, step, NULL);
     stage_reserve(&g->step, count.at);
-    pack_step(&fill, &t, &g->at, n);
+    pack_step(&fill, step, &g->at);
     assert(fill.at == count.at);
     send(c, &g->step, fill.at);
     g->number = step->number;
-    g->group = group;
     return &g->at;
 }
 

@@ -133,6 +133,7 @@ struct engine_stats {
     char device[96];          /* "cpu_fast AVX2, 2 threads" */
     uint32_t load_percent;
     uint32_t restarts; /* engines started after the first */
+    /* as the engine said when it was READY; 0 before. They stay while a new engine loads. */
     uint32_t ctx_tokens, block_tokens;
     int32_t vocab;
     uint64_t n_blocks, used_blocks, cached_blocks; /* used: held by sequences; cached: idle, reusable */

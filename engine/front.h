@@ -27,11 +27,21 @@ struct live {
     bool cancel_due;
 };
 
+/* What an engine says of itself, as it was when it said READY: its segment is not asked again. */
+struct front_ready {
+    uint32_t generation; /* of the engine that said it; 0: none yet */
+    uint32_t ctx_tokens, block_tokens, n_blocks;
+    int32_t vocab;
+    uint64_t kv_bytes;
+    char device[96];
+};
+
 struct engine {
     struct engine_config config;
     enum engine_mode mode;
     char *program;
     struct boundary b;
+    struct front_ready ready;
     struct spawn spawn;
     struct extent_map arena;
     struct idmap by_id;

@@ -1,7 +1,8 @@
 /* front_poll - what comes out of the segment becomes events, after every field has been checked.
  *
  * The engine may be a process that went wrong: an unknown request, a choice that is over, an id outside the vocabulary,
- * a token too many or a wrong size is -EBADMSG, and the engine is ended and started anew as if it had died.
+ * a token too many or a wrong size is -EBADMSG, and the engine is ended and started anew as if it had died. What it
+ * says of itself is copied once, when it is READY; what bounds are checked against it can't change after.
  */
 #include "engine/front.h"
 
@@ -9,6 +10,28 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+
+/* Copy what the engine says of itself when it first says READY. -EBADMSG: it makes no sense, or is not what the engine
+ * before it said, whose tokens are with the clients. */
+static int note_ready(struct engine *g)
+{
+    const struct boundary_status *st = &g->b.head->status;
+    if (g->ready.generation == g->generation || atomic_load(&st->state) != ENGINE_READY)
+        return 0;
+    struct front_ready r = {
+        .generation = g->generation,
+        .ctx_tokens = st->ctx_tokens,
+        .block_tokens = st->block_tokens,
+        .n_blocks = st->n_blocks,
+        .vocab = st->vocab,
+        .kv_bytes = st->kv_bytes,
+    };
+    memcpy(r.device, st->device, sizeof r.device - 1);
+    if (r.vocab < 1 || (g->ready.generation && r.vocab != g->ready.vocab))
+        return -EBADMSG;
+    g->ready = r;
+    return 0;
+}
 
 static int accept_tokens(struct engine *g, struct live *r, size_t n, struct engine_event *ev)
 {
@@ -25,7 +48,7 @@ static int accept_tokens(struct engine *g, struct live *r, size_t n, struct engi
         return -EBADMSG;
     memcpy(ev->tokens, g->msg + sizeof m, m.n * 4);
     for (uint32_t i = 0; i < m.n; i++)
-        if (ev->tokens[i] < 0 || ev->tokens[i] >= g->b.head->status.vocab)
+        if (ev->tokens[i] < 0 || ev->tokens[i] >= g->ready.vocab)
             return -EBADMSG;
     if (lp) {
         memcpy(g->logprobs, g->msg + sizeof m + m.n * 4, m.n * sizeof *g->logprobs);
@@ -33,7 +56,7 @@ static int accept_tokens(struct engine *g, struct live *r, size_t n, struct engi
             if (g->logprobs[i].n_top < 0 || g->logprobs[i].n_top > r->msg.sampling.n_logprobs)
                 return -EBADMSG;
             for (int32_t j = 0; j < g->logprobs[i].n_top; j++)
-                if (g->logprobs[i].top[j].id < 0 || g->logprobs[i].top[j].id >= g->b.head->status.vocab)
+                if (g->logprobs[i].top[j].id < 0 || g->logprobs[i].top[j].id >= g->ready.vocab)
                     return -EBADMSG;
         }
     }
@@ -52,7 +75,7 @@ static int accept_choice_done(struct engine *g, struct live *r, size_t n, struct
         return -EBADMSG;
     memcpy(&m, g->msg, sizeof m);
     if (m.finish < ENGINE_FINISH_STOP || m.finish > ENGINE_FINISH_CANCELLED || m.stop_id < -1 ||
-        m.stop_id >= g->b.head->status.vocab)
+        m.stop_id >= g->ready.vocab)
         return -EBADMSG;
     r->choices[m.head.choice].over = true;
     r->n_over++;
@@ -163,6 +186,8 @@ static int fail_next(struct engine *g, struct engine_event *ev)
 static int next_event(struct engine *g, struct engine_event *ev)
 {
     ptrdiff_t n = ring_pop(&g->b.out, g->msg, sizeof g->msg);
+    if (note_ready(g) != 0) /* after the message: it says READY before it says anything else */
+        return -EBADMSG;
     return n > 0 ? accept_message(g, (size_t)n, ev) : (int)n;
 }
 
@@ -200,25 +225,30 @@ int engine_poll(struct engine *g, struct engine_event *ev)
     return fail_next(g, ev);
 }
 
+static uint64_t at_most(uint64_t v, uint64_t limit)
+{
+    return v < limit ? v : limit;
+}
+
 void engine_get_stats(struct engine *g, struct engine_stats *out)
 {
     const struct boundary_status *st = &g->b.head->status;
+    bool sane = note_ready(g) == 0; /* else the next poll ends it */
     memset(out, 0, sizeof *out);
-    uint32_t state = atomic_load(&st->state), permille = atomic_load(&st->load_permille);
+    uint32_t state = sane ? atomic_load(&st->state) : ENGINE_LOADING, permille = atomic_load(&st->load_permille);
     out->state = g->dead || state > ENGINE_DEAD ? ENGINE_DEAD : (enum engine_state)state;
     out->load_percent = permille > 1000 ? 100 : permille / 10;
     out->restarts = g->generation - 1;
     memcpy(out->error, g->dead ? g->error : st->error, sizeof out->error);
     out->error[sizeof out->error - 1] = 0;
-    memcpy(out->device, st->device, sizeof out->device);
-    out->device[sizeof out->device - 1] = 0;
-    out->ctx_tokens = st->ctx_tokens;
-    out->block_tokens = st->block_tokens;
-    out->vocab = st->vocab;
-    out->n_blocks = st->n_blocks;
-    out->kv_bytes = st->kv_bytes;
-    out->used_blocks = atomic_load(&st->used_blocks);
-    out->cached_blocks = atomic_load(&st->cached_blocks);
+    memcpy(out->device, g->ready.device, sizeof out->device);
+    out->ctx_tokens = g->ready.ctx_tokens;
+    out->block_tokens = g->ready.block_tokens;
+    out->vocab = g->ready.vocab;
+    out->n_blocks = g->ready.n_blocks;
+    out->kv_bytes = g->ready.kv_bytes;
+    out->used_blocks = at_most(atomic_load(&st->used_blocks), out->n_blocks);
+    out->cached_blocks = at_most(atomic_load(&st->cached_blocks), out->n_blocks - out->used_blocks);
     out->running = atomic_load(&st->running);
     out->waiting = atomic_load(&st->waiting);
     out->waiting_tokens = atomic_load(&st->waiting_tokens);

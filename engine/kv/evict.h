@@ -15,7 +15,7 @@
  *
  * Blocks of one class and one cost age alike, so each such group is a heap by last use and only their oldest leaves
  * compete: pick costs O(groups), everything else O(log n) amortised. No clock (time is an argument), no I/O, no
- * allocation after open; 64 bytes a slot. Engine thread.
+ * allocation after open; about 90 bytes a slot. Engine thread.
  */
 #ifndef HEARTH_KV_EVICT_H
 #define HEARTH_KV_EVICT_H
@@ -35,7 +35,7 @@ struct evict_block {
     uint32_t bytes;         /* > 0 */
     uint32_t session;       /* who used it last (any hash): blocks of one session are judged alike (admit.h) */
     int32_t parent;         /* slot, in this tier, of the block before it in its chain; -1: it is not here */
-    uint8_t class;          /* returns_turn.class; 0 without a model */
+    uint8_t class;          /* returns_class; 0 without a model */
 };
 
 /* 0 or -ENOMEM. The model outlives it; NULL = LRU. */

@@ -7,8 +7,8 @@
  * Counts fade, so the table follows the traffic; before there are any a prior stands in their place.
  *
  * A class is what is known of a block when it is used: which turn of its conversation the request was, how many tokens
- * it added, and whether the block lies in the last tokens of the prompt. A turn is recognised by content alone: the
- * chain goes on from where an earlier prompt ended.
+ * it added, and where the block lies: in the part that was known before, in the new part, or in the last tokens of the
+ * prompt. A turn is recognised by content alone: the chain goes on from where an earlier prompt ended.
  *
  * Pure bookkeeping: no clock (time is an argument and never goes back), no I/O, no allocation after open, memory
  * bounded by `capacity`. Engine thread. A use costs O(n) look-ups of 8 bytes.
@@ -25,8 +25,8 @@
 struct returns;
 
 struct returns_opts {
-    uint32_t capacity;     /* blocks and prompt ends remembered; 0 = 65536 (4 MiB) */
-    uint32_t sample;       /* 1 of so many blocks is remembered: a power of two; 0 = 8 */
+    uint32_t capacity;     /* blocks remembered, 48 bytes each; 0 = 131072 */
+    uint32_t sample;       /* 1 of so many blocks is remembered: a power of two; 0 = 4 */
     uint32_t block_tokens; /* 0 = 64 */
 };
 
@@ -34,18 +34,24 @@ struct returns_opts {
 int returns_open(struct returns **out, const struct returns_opts *o);
 void returns_close(struct returns *r); /* NULL is fine */
 
-/* What a request makes of the blocks it uses: block i of its chain belongs to class[i >= tail_from]. */
+/* What a request makes of the blocks it uses, by their index in its chain. */
 struct returns_turn {
-    uint32_t turn;      /* 1 = nothing of it was a prompt before */
-    uint32_t tail_from; /* block index */
-    uint8_t class[2];   /* body, tail */
+    uint32_t turn;                /* 1 = goes on from no prompt before it */
+    uint32_t new_from, tail_from; /* block indices: known before | new | tail */
+    uint8_t class[3];             /* of each of the three */
 };
 
 /* A request with the full prompt blocks keys[n] (in chain order) is admitted at now_us. Call once a request, when its
- * prompt is known, also when nothing of it is cached. Blocks that generation fills later are of class[1]. */
+ * prompt is known, also when nothing of it is cached. */
 struct returns_turn returns_use(struct returns *r, const struct hash_key *keys, uint32_t n, uint64_t now_us);
 
-/* P that a block of this class, idle for idle_us, is used again within the horizon. Never rises with idle time. */
+/* Class of block i of that request; blocks that generation fills later belong to the tail. */
+static inline uint8_t returns_class(const struct returns_turn *t, uint32_t i)
+{
+    return t->class[i >= t->tail_from ? 2 : i >= t->new_from ? 1 : 0];
+}
+
+/* P that a block of this class, idle for idle_us, is ever used again. Never rises with idle time. */
 double returns_p(const struct returns *r, uint8_t class, uint64_t idle_us);
 
 /* Abort on a broken invariant; O(capacity). */

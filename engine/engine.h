@@ -96,7 +96,12 @@ enum engine_event_type { ENGINE_TOKENS = 1, ENGINE_PROGRESS, ENGINE_CHOICE_DONE,
 enum engine_finish { ENGINE_FINISH_STOP = 1, ENGINE_FINISH_LENGTH, ENGINE_FINISH_CANCELLED };
 
 /* Why a request failed (ENGINE_FAILED). */
-enum engine_failure { ENGINE_FAIL_QUEUE_FULL = 1, ENGINE_FAIL_TOO_LONG, ENGINE_FAIL_INTERNAL };
+enum engine_failure {
+    ENGINE_FAIL_QUEUE_FULL = 1,
+    ENGINE_FAIL_TOO_LONG,
+    ENGINE_FAIL_INTERNAL,
+    ENGINE_FAIL_DIED /* two engines died with it: the front says so, never an engine */
+};
 
 struct engine_logprob {
     float logprob; /* of the token at the same index */
@@ -172,7 +177,8 @@ void engine_cancel_choice(struct engine *g, uint64_t id, uint32_t choice);
 void engine_credit(struct engine *g, uint64_t id, uint32_t choice, uint32_t tokens);
 
 /* Next event: 1, or 0 when there is none. Call until 0 after engine_fd was readable. A dead engine is restarted here
- * and live requests are resubmitted; after 3 restarts within 60 s it stays dead and every live request FAILs. */
+ * and live requests are resubmitted, but those that a second engine died with: they FAIL, so that a request that kills
+ * engines can't take the server with it. After 3 restarts within 60 s it stays dead and every live request FAILs. */
 int engine_poll(struct engine *g, struct engine_event *ev);
 
 void engine_get_stats(struct engine *g, struct engine_stats *out);

@@ -1,7 +1,8 @@
 /* front - the front's side of the boundary: submit, cancel, poll; and the engine's death, which clients do not see.
  *
  * Per live request the front keeps what it sent (the arena extent) and every token it got back. When the engine process
- * dies a new segment is made, a new engine started, and every live request is submitted again as prompt + given tokens.
+ * dies a new segment is made, a new engine started, and every live request is submitted again as prompt + given tokens,
+ * unless it has been there when an engine died before: it may be what kills them.
  * Small messages (cancel, credit) that do not fit the ring now are marked on the request and tried again at each poll.
  *
  * front_poll.c reads what comes back.
@@ -115,6 +116,7 @@ void front_drop(struct engine *g, struct live *r)
     if (r->arena_bytes)
         extent_give(&g->arena, r->arena_at, r->arena_bytes);
     idmap_remove(&g->by_id, r->id);
+    g->n_doomed -= r->doomed;
     g->live[r->at] = g->live[--g->n_live];
     g->live[r->at]->at = r->at;
     free_live(r);
@@ -359,12 +361,31 @@ static struct engine_request request_in(const struct boundary *b, const struct l
     };
 }
 
+/* One more engine has died: of what it did if it was READY, else of its start. */
+static void count_death(struct engine *g)
+{
+    for (size_t i = 0; i < g->n_live && g->ready.generation == g->generation; i++) {
+        struct live *r = g->live[i];
+        r->deaths += !r->doomed;
+        if (r->deaths < DEATHS_MAX || r->doomed)
+            continue;
+        r->doomed = true;
+        g->n_doomed++;
+        log_error("engine suspect", "request=%llu prompt_tokens=%llu deaths=%u next=\"it is answered with an error\"",
+                  (unsigned long long)r->id, (unsigned long long)r->msg.n_prompt, r->deaths);
+    }
+}
+
 static bool resubmit_all(struct engine *g, const struct boundary *old, struct err *e)
 {
     for (size_t i = 0; i < g->n_live; i++) {
         struct live *r = g->live[i];
-        struct engine_request q = request_in(old, r);
         r->cancel_due = false;
+        if (r->doomed) {
+            r->arena_bytes = 0; /* its extent goes with the old arena */
+            continue;
+        }
+        struct engine_request q = request_in(old, r);
         bool given = false;
         for (uint32_t c = 0; c < r->msg.n; c++) {
             given |= r->choices[c].over || r->choices[c].n > 0;
@@ -396,6 +417,7 @@ void front_restart(struct engine *g)
         return;
     }
     log_error("engine restart", "ended_by=\"%s\" generation=%u requests=%zu", g->how, g->generation + 1, g->n_live);
+    count_death(g);
     struct boundary old = g->b;
     struct extent_map old_arena = g->arena;
     if (start(g, &e) != 0) {

@@ -9,6 +9,7 @@
 
 #define RESTARTS_MAX   3 /* within RESTART_WINDOW */
 #define RESTART_WINDOW (60 * 1000000000ull)
+#define DEATHS_MAX     2 /* engines that may die with a request */
 
 struct choice {
     int32_t *tokens; /* [max_tokens], produced so far: taken at submit, so that no event can fail for memory */
@@ -24,6 +25,8 @@ struct live {
     struct choice *choices;
     uint32_t n_over;
     uint64_t arena_at, arena_bytes;
+    uint32_t deaths; /* engines that were READY and died with it */
+    bool doomed;     /* too many: no engine has it any more, its FAILED is due */
     bool cancel_due;
 };
 
@@ -46,7 +49,7 @@ struct engine {
     struct extent_map arena;
     struct idmap by_id;
     struct live **live;
-    size_t n_live, cap_live;
+    size_t n_live, cap_live, n_doomed;
     uint64_t last_id;
     uint32_t generation, n_due; /* n_due: requests with a small message that waits for room */
     uint64_t started_ns[RESTARTS_MAX];

@@ -144,7 +144,8 @@ static int accept_message(struct engine *g, size_t n, struct engine_event *ev)
     if (h.size != n || h.version != MSG_VERSION || h.generation != g->generation)
         return -EBADMSG;
     struct live *r = idmap_get(&g->by_id, h.id);
-    if (!r || h.choice >= r->msg.n || (h.type != MSG_DONE && h.type != MSG_FAILED && r->choices[h.choice].over))
+    if (!r || r->doomed || h.choice >= r->msg.n ||
+        (h.type != MSG_DONE && h.type != MSG_FAILED && r->choices[h.choice].over))
         return -EBADMSG;
     memset(ev, 0, sizeof *ev);
     ev->id = h.id;
@@ -166,20 +167,33 @@ static int accept_message(struct engine *g, size_t n, struct engine_event *ev)
     }
 }
 
-/* Of a dead engine: FAILED for each live request, one a call. */
-static int fail_next(struct engine *g, struct engine_event *ev)
+static int fail(struct engine *g, struct live *r, enum engine_failure why, const char *text, struct engine_event *ev)
 {
-    if (g->n_live == 0)
-        return 0;
-    struct live *r = g->live[g->n_live - 1];
     memset(ev, 0, sizeof *ev);
     ev->type = ENGINE_FAILED;
     ev->id = r->id;
     ev->stop_id = -1;
-    ev->failure = ENGINE_FAIL_INTERNAL;
-    snprintf(ev->text, sizeof ev->text, "the engine has stopped; the server's log says why");
+    ev->failure = why;
+    snprintf(ev->text, sizeof ev->text, "%s", text);
     front_drop(g, r);
     return 1;
+}
+
+/* FAILED for a request that a second engine died with. */
+static int fail_doomed(struct engine *g, struct engine_event *ev)
+{
+    size_t i = 0;
+    while (!g->live[i]->doomed)
+        i++;
+    return fail(g, g->live[i], ENGINE_FAIL_DIED, "the engine died twice while it worked on this request", ev);
+}
+
+/* Of a dead engine: FAILED for each live request, one a call. */
+static int fail_next(struct engine *g, struct engine_event *ev)
+{
+    return g->n_live == 0 ? 0
+                          : fail(g, g->live[g->n_live - 1], ENGINE_FAIL_INTERNAL,
+                                 "the engine has stopped; the server's log says why", ev);
 }
 
 /* Next message of the ring that is an event for the caller: 1, 0 when there is none, -EBADMSG. */
@@ -200,6 +214,8 @@ int engine_poll(struct engine *g, struct engine_event *ev)
 {
     while (!g->dead) {
         front_send_due(g);
+        if (g->n_doomed)
+            return fail_doomed(g, ev);
         int ret = next_event(g, ev);
         if (ret == 1)
             return 1;

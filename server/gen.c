@@ -177,6 +177,9 @@ void gen_engine_failed(struct gen *g, enum engine_failure why, const char *text)
     case ENGINE_FAIL_TOO_LONG:
         api_fail(&g->error, 400, "context_length_exceeded", NULL, "%s", text);
         break;
+    case ENGINE_FAIL_DIED:
+        api_fail(&g->error, 500, "engine_died", NULL, "%s", text);
+        break;
     default:
         engine_get_stats(g->app->engine, &st);
         if (st.state == ENGINE_DEAD)

@@ -168,26 +168,54 @@ def test_ready_says_when_the_engine_restarts(start):
     assert s.request("GET", "/ready")[0].status == 200
 
 
-def test_clients_of_an_engine_that_is_given_up_get_an_error_and_the_server_ends(start):
-    s = start(*SLOW_MODEL, "--set", "engine.mode=exec")
-    streamed = send(s, {**LONG, "stream": True, "logit_bias": {"97": 100}})
-    whole = send(s, LONG)
-    for restarts in (1, 2, 3):
-        s.until(lambda: s.metrics()["hearth_load_percent"] == 100 and s.metrics()["hearth_requests_running"] == 2)
-        os.kill(s.engine_pid(), signal.SIGKILL)
-        if restarts < 3:
-            s.metric_until("hearth_engine_restarts_total", lambda v, n=restarts: v == n)
+def kill_engine(server, running):
+    """Once it computes so many sequences."""
+    before = server.metrics()["hearth_engine_restarts_total"]
+    server.until(lambda: server.metrics()["hearth_load_percent"] == 100 and server.metrics()["hearth_requests_running"] == running)
+    os.kill(server.engine_pid(), signal.SIGKILL)
+    return before + 1
 
+
+def ended_with(code, status, streamed, whole):
+    """A stream and a whole answer end well-formed with an error."""
     def rest(k):
         data = b""
         while chunk := k.recv(65536):
             data += chunk
+            if data.endswith((b"0\r\n\r\n", b"}")):
+                break
+        k.close()
         return data
-    stream = rest(streamed)
+    stream, answer = rest(streamed), rest(whole)
     last = [line for line in stream.split(b"\n") if line.startswith(b"data: ")][-1]
-    assert json.loads(last[6:])["error"]["code"] == "engine_dead" and b"[DONE]" not in stream and stream.endswith(b"0\r\n\r\n")
-    answer = rest(whole)
-    assert answer.startswith(b"HTTP/1.1 503 ") and json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"]["code"] == "engine_dead"
+    assert json.loads(last[6:])["error"]["code"] == code and b"[DONE]" not in stream and stream.endswith(b"0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d " % status) and json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"]["code"] == code
+    return answer
+
+
+def test_requests_that_two_engines_died_with_fail_and_the_server_goes_on(start):
+    s = start(*SLOW_MODEL, "--set", "engine.mode=exec")
+    streamed, whole = send(s, {**LONG, "stream": True, "logit_bias": {"97": 100}}), send(s, LONG)
+    s.metric_until("hearth_engine_restarts_total", lambda v, n=kill_engine(s, 2): v == n)
+    later = send(s, {"prompt": "later", "max_tokens": 100, "ignore_eos": True, "seed": 3})
+    s.metric_until("hearth_engine_restarts_total", lambda v, n=kill_engine(s, 3): v == n)
+    answer = ended_with("engine_died", 500, streamed, whole)
+    assert b"x-should-retry: false" in answer.lower() and s.text().count("engine suspect") == 2
+    data = b""
+    while not data.endswith(b"}"):
+        data += later.recv(65536)
+    assert json.loads(data.split(b"\r\n\r\n", 1)[1])["usage"]["completion_tokens"] == 100
+    assert s.metrics()["hearth_engine_restarts_total"] == 2 and s.request("GET", "/ready")[0].status == 200
+    later.close()
+
+
+def test_clients_of_an_engine_that_is_given_up_get_an_error_and_the_server_ends(start):
+    s = start(*SLOW_MODEL, "--set", "engine.mode=exec")
+    s.metric_until("hearth_engine_restarts_total", lambda v, n=kill_engine(s, 0): v == n)
+    s.metric_until("hearth_engine_restarts_total", lambda v, n=kill_engine(s, 0): v == n)
+    streamed, whole = send(s, {**LONG, "stream": True, "logit_bias": {"97": 100}}), send(s, LONG)
+    kill_engine(s, 2)
+    ended_with("engine_dead", 503, streamed, whole)
     assert s.proc.wait(20 * SLOW) == 1 and "3 times within 60 s" in s.text()
 
 

@@ -1,4 +1,7 @@
-/* test_front - what the front believes of an engine that lies, and what becomes of requests whose engines die. */
+/* test_front - what the front believes of an engine that lies, and what becomes of requests whose engines die.
+ *
+ * The engines that die are processes of this program over the fake machine.
+ */
 #include "tests/support/unit.h"
 
 #include "engine/base/log.h"
@@ -6,7 +9,10 @@
 #include "tests/support/fake_machine.h"
 #include "tests/support/hand_engine.h"
 
+#include <poll.h>
+#include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 static struct machine m;
 static struct hand_engine h;
@@ -152,7 +158,152 @@ START_TEST(test_a_new_engine_with_another_vocabulary_is_not_believed)
 }
 END_TEST
 
+/* -- engines that die */
+
+#define LONG 1900 /* tokens: more than come without a credit, so that no request ends by itself */
+
+/* Before main: this process may be an engine. */
+__attribute__((constructor)) static void be_engine(int argc, char **argv)
+{
+    struct boundary b;
+    struct loop l;
+    struct err e;
+    if (argc < 2 || strcmp(argv[1], "--engine-child") != 0)
+        return;
+    if (hash_init_library() != 0 || boundary_attach(&b, 3, 4, 5, &e) != 0)
+        _exit(3);
+    struct engine_config c = b.head->config;
+    fake_machine_open(&m, &c, 1000, NULL);
+    if (loop_open(&l, &b, &m, &e) != 0)
+        _exit(4);
+    b.head->status.vocab = m.vocab;
+    atomic_store(&b.head->status.state, ENGINE_READY);
+    boundary_wake(b.wake_front);
+    loop_run(&l);
+    _exit(0);
+}
+
+struct heard {
+    uint64_t id;
+    uint32_t n, n_at_death;
+    int32_t ids[4 + LONG]; /* the prompt, too */
+    bool done;
+    enum engine_failure failed;
+};
+
+static struct engine *g;
+static struct heard heard[3];
+
+static uint64_t restarts(void)
+{
+    struct engine_stats st;
+    engine_get_stats(g, &st);
+    return st.restarts;
+}
+
+static void hear(const struct engine_event *ev)
+{
+    struct heard *r = &heard[0];
+    while (r->id != ev->id)
+        r++;
+    if (ev->type == ENGINE_TOKENS) {
+        ck_assert(!r->failed && !r->done && r->n + ev->n <= LONG);
+        memcpy(r->ids + 4 + r->n, ev->tokens, ev->n * 4);
+        r->n += ev->n;
+    } else if (ev->type == ENGINE_FAILED) {
+        r->failed = ev->failure;
+    } else if (ev->type == ENGINE_DONE) {
+        r->done = true;
+    }
+}
+
+/* Poll until `enough`. */
+static void listen_until(bool (*enough)(void))
+{
+    struct engine_event ev;
+    for (;;) {
+        while (engine_poll(g, &ev))
+            hear(&ev);
+        if (enough())
+            return;
+        struct pollfd p = {.fd = engine_fd(g), .events = POLLIN};
+        ck_assert_int_eq(poll(&p, 1, 20000), 1);
+    }
+}
+
+static void ask(struct heard *r, int32_t first)
+{
+    struct engine_request q = {.prompt = r->ids, .n_prompt = 4, .max_tokens = LONG, .n = 1, .sampling = hand_greedy()};
+    struct err e = {0};
+    q.sampling.n_logprobs = 0;
+    for (int32_t i = 0; i < 4; i++)
+        r->ids[i] = first + i;
+    ck_assert_msg(engine_submit(g, &q, &r->id, &e) == 0, "%s", e.text);
+}
+
+static void start_engine(void)
+{
+    struct engine_config c = {.block_tokens = 16};
+    struct err e = {0};
+    log_set_level(LOG_ERROR - 1);
+    ck_assert_int_eq(hash_init_library(), 0);
+    ck_assert_msg(engine_open(&g, &c, ENGINE_MODE_EXEC, NULL, &e) == 0, "%s", e.text);
+}
+
+static bool all_talk(void)
+{
+    for (int i = 0; i < 3; i++)
+        if (heard[i].id && !heard[i].failed && !heard[i].done && heard[i].n == heard[i].n_at_death)
+            return false;
+    return true;
+}
+
+/* The engine dies after it has said something new of every request; what it had said is heard. */
+static void kill_engine(void)
+{
+    listen_until(all_talk);
+    ck_assert_int_eq(kill(engine_pid(g), SIGKILL), 0);
+    uint64_t before = restarts();
+    for (struct pollfd p = {.fd = engine_fd(g), .events = POLLIN}; restarts() == before;) {
+        struct engine_event ev;
+        ck_assert_int_eq(poll(&p, 1, 20000), 1);
+        while (engine_poll(g, &ev))
+            hear(&ev);
+    }
+    for (int i = 0; i < 3; i++)
+        heard[i].n_at_death = heard[i].n;
+}
+
+static bool last_is_done(void)
+{
+    engine_credit(g, heard[2].id, 0, heard[2].n);
+    return heard[2].done;
+}
+
+START_TEST(test_a_request_that_two_engines_died_with_fails_and_the_others_go_on)
+{
+    struct engine_sampling greedy = hand_greedy();
+    start_engine();
+    ask(&heard[0], 10);
+    kill_engine();
+    ask(&heard[1], 20); /* not there at the first death */
+    ck_assert(!heard[0].failed);
+    kill_engine();
+    ck_assert_int_eq(heard[0].failed, ENGINE_FAIL_DIED);
+    ck_assert(!heard[1].failed);
+    ask(&heard[2], 30);
+    listen_until(all_talk); /* the second one goes on */
+    listen_until(last_is_done);
+    ck_assert(!heard[1].failed && !heard[2].failed && heard[2].n == LONG && restarts() == 2);
+    for (uint32_t r = 0; r < 3; r++)
+        for (uint32_t i = 0; i < heard[r].n; i += 50)
+            ck_assert_int_eq(heard[r].ids[4 + i], fake_expect(heard[r].ids, 4 + i, 4, &greedy, 0));
+    engine_close(g);
+}
+END_TEST
+
 UNIT_MAIN("front", test_an_engine_that_moves_its_vocabulary_widens_nothing,
           test_what_an_engine_said_when_it_was_ready_holds,
           test_an_engine_that_says_something_before_it_is_ready_is_not_believed,
-          test_a_new_engine_with_another_vocabulary_is_not_believed)
+          test_a_new_engine_with_another_vocabulary_is_not_believed,
+          test_a_request_that_two_engines_died_with_fails_and_the_others_go_on)

@@ -286,6 +286,7 @@ void engine_cancel(struct engine *g, uint64_t id)
     struct live *r = idmap_get(&g->by_id, id);
     if (!r || r->cancel_due || g->dead)
         return;
+    r->cancelled = true;
     r->cancel_due = !try_cancel(g, r, UINT32_MAX);
     g->n_due += r->cancel_due;
 }
@@ -295,6 +296,7 @@ void engine_cancel_choice(struct engine *g, uint64_t id, uint32_t choice)
     struct live *r = idmap_get(&g->by_id, id);
     if (!r || choice >= r->msg.n || r->choices[choice].over || r->choices[choice].cancel_due || g->dead)
         return;
+    r->choices[choice].cancelled = true;
     r->choices[choice].cancel_due = !try_cancel(g, r, choice);
     g->n_due += r->choices[choice].cancel_due;
 }
@@ -376,11 +378,14 @@ static void count_death(struct engine *g)
     }
 }
 
+/* What was cancelled is cancelled again: the engine that was told is dead. */
 static bool resubmit_all(struct engine *g, const struct boundary *old, struct err *e)
 {
+    g->n_due = 0;
     for (size_t i = 0; i < g->n_live; i++) {
         struct live *r = g->live[i];
-        r->cancel_due = false;
+        r->cancel_due = r->cancelled && !r->doomed;
+        g->n_due += r->cancel_due;
         if (r->doomed) {
             r->arena_bytes = 0; /* its extent goes with the old arena */
             continue;
@@ -389,12 +394,13 @@ static bool resubmit_all(struct engine *g, const struct boundary *old, struct er
         bool given = false;
         for (uint32_t c = 0; c < r->msg.n; c++) {
             given |= r->choices[c].over || r->choices[c].n > 0;
-            r->choices[c].cancel_due = r->choices[c].credit_due = false;
+            r->choices[c].cancel_due = r->choices[c].cancelled && !r->choices[c].over;
+            r->choices[c].credit_due = false;
+            g->n_due += r->choices[c].cancel_due;
         }
         if (send_submit(g, r, &q, given, e) != 0)
             return false;
     }
-    g->n_due = 0;
     return true;
 }
 

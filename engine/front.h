@@ -15,7 +15,7 @@ struct choice {
     int32_t *tokens; /* [max_tokens], produced so far: taken at submit, so that no event can fail for memory */
     size_t n;
     uint32_t credit; /* last credit the client's reader gave */
-    bool over, cancel_due, credit_due;
+    bool over, cancelled, cancel_due, credit_due;
 };
 
 struct live {
@@ -27,7 +27,7 @@ struct live {
     uint64_t arena_at, arena_bytes;
     uint32_t deaths; /* engines that were READY and died with it */
     bool doomed;     /* too many: no engine has it any more, its FAILED is due */
-    bool cancel_due;
+    bool cancelled, cancel_due;
 };
 
 /* What an engine says of itself, as it was when it said READY: its segment is not asked again. */

@@ -274,6 +274,29 @@ static void kill_engine(void)
         heard[i].n_at_death = heard[i].n;
 }
 
+static bool all_are_done(void)
+{
+    return heard[0].done && heard[1].done;
+}
+
+/* The whole request or its only choice; in both cases its client wants no more. */
+START_TEST(test_what_was_cancelled_stays_cancelled_in_a_new_engine)
+{
+    start_engine();
+    ask(&heard[0], 10);
+    ask(&heard[1], 20);
+    listen_until(all_talk);
+    ck_assert_int_eq(kill(engine_pid(g), SIGSTOP), 0); /* it does not hear of it */
+    engine_cancel(g, heard[0].id);
+    engine_cancel_choice(g, heard[1].id, 0);
+    ck_assert_int_eq(kill(engine_pid(g), SIGKILL), 0);
+    listen_until(all_are_done);
+    ck_assert_uint_eq(restarts(), 1);
+    ck_assert(heard[0].n < LONG && heard[1].n < LONG);
+    engine_close(g);
+}
+END_TEST
+
 static bool last_is_done(void)
 {
     engine_credit(g, heard[2].id, 0, heard[2].n);
@@ -306,4 +329,5 @@ UNIT_MAIN("front", test_an_engine_that_moves_its_vocabulary_widens_nothing,
           test_what_an_engine_said_when_it_was_ready_holds,
           test_an_engine_that_says_something_before_it_is_ready_is_not_believed,
           test_a_new_engine_with_another_vocabulary_is_not_believed,
+          test_what_was_cancelled_stays_cancelled_in_a_new_engine,
           test_a_request_that_two_engines_died_with_fails_and_the_others_go_on)

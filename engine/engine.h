@@ -55,10 +55,13 @@ struct engine_plan {
     uint32_t ctx_train, ctx_tokens;
     uint32_t block_tokens, n_blocks;
     int32_t vocab;
+    char backend[16]; /* cpu_ref, cpu_fast, cuda */
+    char no_gpu[128]; /* why "auto" does without a GPU; empty otherwise */
 };
 
-/* 0, or -errno with e: file missing, damaged, architecture unknown, pool too small for one block, ... Any thread.
- * With -ENOMEM, too, *out is written: its n_blocks is 0 and the rest as far as it is known. */
+/* Leaves nothing of a GPU in this process: a child asks it, unless the backend is "cpu". 0, or -errno with e: file
+ * missing, damaged, architecture unknown, pool too small for one block, ... Any thread. With -ENOMEM, too, *out is
+ * written: its n_blocks is 0 and the rest as far as it is known. */
 int engine_make_plan(const struct engine_config *c, struct engine_plan *out, struct err *e);
 
 struct engine_sampling {

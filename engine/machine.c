@@ -54,7 +54,7 @@ static int pick_backend(struct machine *m, const struct backend_ops **out, struc
         return 0;
     if (is_cuda)
         return err_set(e, why.code, "backend cuda: %s; or use --backend cpu", why.text);
-    snprintf(m->no_gpu, sizeof m->no_gpu, "%s", why.text);
+    snprintf(m->plan.no_gpu, sizeof m->plan.no_gpu, "%.127s", why.text);
     m->memory_share = MEMORY_SHARE;
     m->plan.memory_available = sys_memory_available();
     *out = strcmp(c->isa, "ref") == 0 ? &backend_cpu_ref : &backend_cpu_fast;
@@ -125,7 +125,10 @@ static int resolve(struct machine *m, const struct backend_ops **ops, const stru
     struct engine_plan *p = &m->plan;
     fill_defaults(c);
     int ret = pick_backend(m, ops, e);
-    if (ret || (ret = loader_open(&m->loader, c->model, e)))
+    if (ret)
+        return ret;
+    snprintf(p->backend, sizeof p->backend, "%s", (*ops)->name);
+    if ((ret = loader_open(&m->loader, c->model, e)))
         return ret;
     const struct model_shape *s = loader_ops(m->loader)->shape(m->loader);
     *arch = arch_find(s->arch);
@@ -146,7 +149,7 @@ static int resolve(struct machine *m, const struct backend_ops **ops, const stru
     return ret ? ret : size_pool(m, &m->layout, e);
 }
 
-int engine_make_plan(const struct engine_config *c, struct engine_plan *out, struct err *e)
+int machine_plan(const struct engine_config *c, struct engine_plan *out, struct err *e)
 {
     struct machine m = {.config = *c};
     const struct backend_ops *ops;
@@ -199,9 +202,7 @@ int machine_open(struct machine *m, const struct engine_config *c,
                           progress, ctx, e)) ||
         (ret = loader_ops(m->loader)->fingerprint(m->loader, &m->fingerprint, e)))
         goto fail;
-    snprintf(m->device, sizeof m->device, "%s%s", ops->describe(m->be), m->no_gpu[0] ? " (no GPU)" : "");
-    if (m->no_gpu[0])
-        log_warn("engine backend", "backend=%s reason=\"no GPU: %s\"", ops->name, m->no_gpu);
+    snprintf(m->device, sizeof m->device, "%s", ops->describe(m->be));
     log_info("engine load", "model=%s arch=%s backend=%s device=\"%s\" ctx=%u blocks=%u block_tokens=%u kv_bytes=%llu",
              m->plan.name, m->plan.arch, ops->name, m->device, m->plan.ctx_tokens, m->plan.n_blocks,
              m->plan.block_tokens, (unsigned long long)m->plan.kv_bytes);

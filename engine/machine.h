@@ -22,15 +22,17 @@ struct machine {
     struct hash_key fingerprint;
     int32_t vocab;
     struct loader *loader;
-    double memory_share;       /* of the memory available that may be taken */
-    char no_gpu[ERR_TEXT_MAX]; /* why "auto" did not take a GPU; empty otherwise */
-    char device[96];           /* the backend's description and whether it stands in for a GPU */
+    double memory_share; /* of the memory available that may be taken */
+    char device[96];     /* the backend's description */
 };
 
 /* Load everything. progress(ctx, done, total) as in arch.h. 0 or -errno with e; nothing is left open then. */
 int machine_open(struct machine *m, const struct engine_config *c,
                  int (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, struct err *e);
 void machine_close(struct machine *m);
+
+/* engine_make_plan, in this process: may leave a GPU's context in it. */
+int machine_plan(const struct engine_config *c, struct engine_plan *out, struct err *e);
 
 /* Queue the forward pass of a step: logits[n_out][vocab] in backend memory. */
 float *machine_forward(struct machine *m, const struct step *step);

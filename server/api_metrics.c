@@ -34,6 +34,23 @@ static void take_engine(struct app *a)
     metric_set(METRIC_LATE_STEPS, st.late_steps);
 }
 
+/* What it computes on, and why not on a GPU where one was asked for. Nothing before the engine is there. */
+static void put_backend(const struct app *a, struct str *out)
+{
+    struct engine_stats st;
+    engine_get_stats(a->engine, &st);
+    if (!st.device[0])
+        return;
+    str_puts(out, "# HELP hearth_backend_info What computes; fallback: why backend auto does without a GPU.\n"
+                  "# TYPE hearth_backend_info gauge\nhearth_backend_info{");
+    metric_put_label(out, "backend", a->plan.backend);
+    str_putc(out, ',');
+    metric_put_label(out, "device", st.device);
+    str_putc(out, ',');
+    metric_put_label(out, "fallback", a->plan.no_gpu);
+    str_puts(out, "} 1\n");
+}
+
 static void handle_metrics(struct app *a, struct http_call *c)
 {
     struct str out = {0};
@@ -41,6 +58,7 @@ static void handle_metrics(struct app *a, struct http_call *c)
     metric_set(METRIC_HTTP_CONNECTIONS, http_open_connections(a->http));
     metric_set(METRIC_HTTP_CALLS, http_open_calls(a->http));
     metric_put(&out, a->conf->metrics.compat == CONFIG_METRICS_VLLM, a->card.id);
+    put_backend(a, &out);
     if (out.oom) {
         struct api_error e;
         api_fail(&e, 503, "out_of_memory", NULL, "no memory for the answer");

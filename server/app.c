@@ -224,8 +224,9 @@ static void print_ready(const struct app *a)
     const char *url = a->urls.n ? a->urls.v[0] : "";
     engine_get_stats(a->engine, &st);
     put_size(kv, st.kv_bytes);
-    printf("hearthd ready: %s  model %s  context %u  KV pool %s (%llu tokens)  %s  in %.1f s\n", url, a->card.id,
+    printf("hearthd ready: %s  model %s  context %u  KV pool %s (%llu tokens)  %s%s%s%s  in %.1f s\n", url, a->card.id,
            st.ctx_tokens, kv, (unsigned long long)(st.n_blocks * st.block_tokens), st.device,
+           a->plan.no_gpu[0] ? " (no GPU: " : "", a->plan.no_gpu, a->plan.no_gpu[0] ? ")" : "",
            (double)(sys.now_ns() - a->started_ns) / 1e9);
     if (strncmp(url, "http", 4) == 0)
         printf("try: curl %s/v1/%s -H 'Content-Type: application/json' -d '%s'\n", url,
@@ -371,7 +372,11 @@ int app_open(struct app *a, const struct config *conf, struct err *e)
         ret = err_set(e, errno, "random: %s", strerror(errno));
         goto fail;
     }
-    /* what was worked out here holds for the engine too, whatever memory is free a moment later */
+    /* what was worked out here holds for every engine, whatever is free or broken a moment later: streams that go on in
+     * a new engine must not change their numerics */
+    snprintf(ec.backend, sizeof ec.backend, "%s", strcmp(a->plan.backend, "cuda") == 0 ? "cuda" : "cpu");
+    if (a->plan.no_gpu[0])
+        log_warn("engine backend", "backend=%s reason=\"no GPU: %s\"", a->plan.backend, a->plan.no_gpu);
     ec.kv_bytes = a->plan.kv_bytes;
     ec.ctx_tokens = a->plan.ctx_tokens;
     enum engine_mode mode = conf->engine.mode == CONFIG_ENGINE_THREAD ? ENGINE_MODE_THREAD : ENGINE_MODE_EXEC;

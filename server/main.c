@@ -67,6 +67,7 @@ static int print_plan(const struct config *c, struct err *e)
         return say_error(e);
     uint64_t tokens = (uint64_t)p.n_blocks * p.block_tokens;
     printf("model        %s (%s), vocabulary %d, trained for %u tokens\n", p.name, p.arch, p.vocab, p.ctx_train);
+    printf("backend      %s%s%s%s\n", p.backend, p.no_gpu[0] ? " (no GPU: " : "", p.no_gpu, p.no_gpu[0] ? ")" : "");
     printf("weights      %10.3f GiB\n", gib(p.weight_bytes));
     printf("activations  %10.3f GiB\n", gib(p.activation_bytes));
     printf("KV a token   %10llu bytes\n", (unsigned long long)p.kv_bytes_per_token);

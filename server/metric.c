@@ -147,17 +147,16 @@ static void put_face(struct str *out, const struct face *f)
     }
 }
 
-/* model_name="..." with the escapes of the text format. */
-static void put_model(struct str *out, const char *model)
+void metric_put_label(struct str *out, const char *name, const char *value)
 {
-    str_puts(out, "model_name=\"");
-    for (; *model; model++)
-        if (*model == '\n')
+    str_addf(out, "%s=\"", name);
+    for (; *value; value++)
+        if (*value == '\n')
             str_puts(out, "\\n");
-        else if (*model == '"' || *model == '\\')
-            str_addf(out, "\\%c", *model);
+        else if (*value == '"' || *value == '\\')
+            str_addf(out, "\\%c", *value);
         else
-            str_putc(out, *model);
+            str_putc(out, *value);
     str_putc(out, '"');
 }
 
@@ -166,7 +165,7 @@ void metric_put(struct str *out, bool vllm, const char *model)
     struct str label = {0};
     put_face(out, &(struct face){.vllm = false});
     if (vllm) {
-        put_model(&label, model);
+        metric_put_label(&label, "model_name", model);
         put_face(out, &(struct face){.vllm = true, .model = str_text(&label)});
         out->oom |= label.oom;
     }

@@ -31,5 +31,7 @@ uint64_t metric_get(enum metric_id m);
 /* Append all in the text format 0.0.4 of Prometheus; with `vllm` under vLLM's names, too, which carry the label
  * model_name. */
 void metric_put(struct str *out, bool vllm, const char *model);
+/* Append name="value" with the escapes of that format. */
+void metric_put_label(struct str *out, const char *name, const char *value);
 
 #endif

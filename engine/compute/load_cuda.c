@@ -43,7 +43,7 @@ int load_cuda(const struct backend_ops **out, uint64_t *memory, struct err *e)
     void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
     if (!driver) /* asked first: our library brings hundreds of megabytes of others, for nothing where there is no GPU
                   */
-        return err_set(e, ENOTSUP, "no NVIDIA driver (libcuda.so.1)");
+        return err_set(e, ENOTSUP, "no NVIDIA driver");
     dlclose(driver);
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
     if (n < 0)

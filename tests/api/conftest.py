@@ -21,8 +21,8 @@ SLOW = 10 if "san-" in BINARY else 1
 
 
 class Hearthd:
-    def __init__(self, *args, ready=True, env=None):
-        argv = [BINARY, "--listen", "127.0.0.1:0", "--log-level", "info", *args]
+    def __init__(self, *args, ready=True, env=None, binary=BINARY):
+        argv = [binary, "--listen", "127.0.0.1:0", "--log-level", "info", *args]
         self.log = open(os.path.join("/tmp", f"hearthd-test-{os.getpid()}-{time.monotonic_ns()}.log"), "w+")
         os.unlink(self.log.name)
         self.proc = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=self.log, env={**os.environ, **(env or {})})

@@ -41,9 +41,9 @@ static void give_up(const char *what)
 
 void whole_configure(void)
 {
-    static const char *const keys[][2] = {{"model.random", "tiny"},     {"engine.mode", "thread"},
-                                          {"listen", "127.0.0.1:0"},    {"kv.bytes", "8MiB"},
-                                          {"kv.prefix_cache", "false"}, {"cpu.threads", "1"}};
+    static const char *const keys[][2] = {
+        {"model.random", "tiny"},     {"engine.mode", "thread"}, {"listen", "127.0.0.1:0"}, {"kv.bytes", "8MiB"},
+        {"kv.prefix_cache", "false"}, {"cpu.threads", "1"},      {"backend", "cpu"}};
     struct err e = {0};
     log_set_level(LOG_ERROR);
     int ret = config_init(&conf, &e);

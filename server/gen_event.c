@@ -370,9 +370,10 @@ void gen_event(struct gen_part *part, const struct engine_event *ev)
     case ENGINE_CHOICE_DONE:
         c->ended = true;
         c->stop_id = ev->stop_id;
-        metric_add(ev->finish == ENGINE_FINISH_CANCELLED && !c->finish ? METRIC_FINISH_CANCELLED
-                   : ev->finish == ENGINE_FINISH_LENGTH                ? METRIC_FINISH_LENGTH
-                                                                       : METRIC_FINISH_STOP,
+        /* a stop string may have ended it before the engine heard of that */
+        metric_add(c->finish || ev->finish == ENGINE_FINISH_STOP ? METRIC_FINISH_STOP
+                   : ev->finish == ENGINE_FINISH_LENGTH          ? METRIC_FINISH_LENGTH
+                                                                 : METRIC_FINISH_CANCELLED,
                    1);
         break;
     case ENGINE_DONE:

@@ -6,6 +6,7 @@
 #include "tests/support/mini_engine.h"
 
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 enum { V = 512, N = 150 };
@@ -218,6 +219,90 @@ START_TEST(test_a_tied_head_is_the_embedding)
 }
 END_TEST
 
+/* Write tiny with rope.freq_base, eps and (unless NULL) rope factors as given. */
+static void write_tiny_with(float base, float eps, const float factors[8])
+{
+    static const char *const skip[] = {"llama.rope.freq_base", "llama.attention.layer_norm_rms_epsilon", NULL};
+    const uint64_t dims[] = {8};
+    struct gguf_write w = {0};
+    gguf_write_float(&w, skip[0], base);
+    gguf_write_float(&w, skip[1], eps);
+    if (factors)
+        gguf_write_tensor(&w, "rope_freqs.weight", GGUF_DT_F32, dims, 1, factors, 8 * sizeof *factors);
+    write_tiny(&w, skip);
+}
+
+static float *run_rope(const int32_t *ids, float base, const float factors[8])
+{
+    write_tiny_with(base, 1e-5f, factors);
+    return run((struct mini_opts){.source = path}, ids, N);
+}
+
+static double largest_gap(const float *a, const float *b)
+{
+    double most = 0;
+    for (int i = 0; i < N * V; i++)
+        most = fmax(most, fabs((double)a[i] - (double)b[i]));
+    return most;
+}
+
+/* theta_i = base^(-2i/D) / factor_i (Su et al. 2021, and Llama 3.1's factors): another base and the factors that make
+ * up for it turn by the same angles. */
+START_TEST(test_rope_factors_divide_the_frequencies_of_the_base)
+{
+    float to_base[8];
+    int32_t ids[N];
+    random_ids(ids, N, 17);
+    begin();
+    for (int i = 0; i < 8; i++)
+        to_base[i] = (float)pow(500000.0 / 10000.0, 2.0 * i / 16);
+    float *plain = run_rope(ids, 10000, NULL), *base = run_rope(ids, 500000, NULL),
+          *factors = run_rope(ids, 10000, to_base);
+    ck_assert_double_gt(largest_gap(plain, base), 1e-2);
+    ck_assert_double_lt(largest_gap(factors, base), 1e-4);
+    free(plain);
+    free(base);
+    free(factors);
+    end();
+}
+END_TEST
+
+/* cpu_ref that counts norms and wants this eps of each. */
+static int norms;
+
+static void watch_norm(struct backend *be, float *out, float *x, const float *add, const float *w, float eps,
+                       int32_t n_rows, int32_t width)
+{
+    ck_assert_float_eq(eps, 1e-3f);
+    norms++;
+    backend_cpu_ref.add_norm(be, out, x, add, w, eps, n_rows, width);
+}
+
+static struct backend_ops watched;
+
+static int open_watched(struct backend **out, const struct backend_opts *o, struct err *e)
+{
+    int rc = backend_cpu_ref.open(out, o, e);
+    if (!rc)
+        ((struct backend_head *)(void *)*out)->ops = &watched;
+    return rc;
+}
+
+START_TEST(test_every_norm_takes_eps_from_the_file)
+{
+    int32_t ids[N];
+    random_ids(ids, N, 18);
+    watched = backend_cpu_ref;
+    watched.open = open_watched;
+    watched.add_norm = watch_norm;
+    begin();
+    write_tiny_with(10000, 1e-3f, NULL);
+    free(run((struct mini_opts){.source = path, .backend = &watched}, ids, N));
+    ck_assert_int_eq(norms, 2 * 2 + 1);
+    end();
+}
+END_TEST
+
 /* -- loading */
 
 struct watch { /* of a load's progress */
@@ -377,7 +462,8 @@ END_TEST
 UNIT_MAIN("arch_llama", test_chunking_and_blocks_change_no_bit, test_kv_formats_differ_a_little,
           test_other_sequences_in_the_step_change_no_bit, test_steps_without_logits_only_fill_the_cache,
           test_logits_depend_on_the_first_token, test_a_gguf_file_gives_the_logits_of_its_weights,
-          test_a_tied_head_is_the_embedding, test_loading_reports_every_byte_and_can_be_stopped_anywhere,
+          test_a_tied_head_is_the_embedding, test_rope_factors_divide_the_frequencies_of_the_base,
+          test_every_norm_takes_eps_from_the_file, test_loading_reports_every_byte_and_can_be_stopped_anywhere,
           test_a_missing_tensor_is_refused_by_name_before_anything_is_loaded,
           test_tensors_of_another_size_or_kind_are_refused,
           test_backend_memory_that_ends_anywhere_is_an_error_without_a_leak,

@@ -226,6 +226,67 @@ START_TEST(test_params_read_stops_bias_and_seed)
 }
 END_TEST
 
+START_TEST(test_params_hand_each_number_to_the_sampler)
+{
+    struct read r;
+    open_read(&r);
+    read_body(&r,
+              "{\"temperature\":0.5,\"top_p\":0.25,\"min_p\":0.125,\"top_k\":7,\"repetition_penalty\":1.5,"
+              "\"presence_penalty\":-0.75,\"frequency_penalty\":1.25,\"seed\":9}",
+              PARAMS_COMPLETIONS);
+    ck_assert_msg(r.ret == 0, "%s", r.e.message);
+    struct engine_sampling s = params_sampling(&r.p, PARAMS_COMPLETIONS, 1);
+    ck_assert(s.temperature == 0.5f && s.top_p == 0.25f && s.min_p == 0.125f && s.top_k == 7 && s.seed == 9);
+    ck_assert(s.repetition == 1.5f && s.presence == -0.75f && s.frequency == 1.25f);
+    read_body(&r, "{\"top_k\":-1}", PARAMS_COMPLETIONS);
+    ck_assert_int_eq(params_sampling(&r.p, PARAMS_COMPLETIONS, 1).top_k, 0); /* both mean: all */
+    close_read(&r);
+}
+END_TEST
+
+/* Fields that nothing here acts on: whoever sends one believes that it worked, unless it is refused by its name. */
+START_TEST(test_params_refuse_by_name_what_is_not_there)
+{
+    static const struct {
+        const char *body, *param;
+        enum params_dialect dialect;
+    } bad[] = {
+        {"{\"tools\":[{}]}", "tools", PARAMS_CHAT},
+        {"{\"functions\":[{}]}", "functions", PARAMS_CHAT},
+        {"{\"function_call\":\"auto\"}", "function_call", PARAMS_CHAT},
+        {"{\"tool_choice\":{\"type\":\"function\"}}", "tool_choice", PARAMS_CHAT},
+        {"{\"audio\":{\"voice\":\"x\"}}", "audio", PARAMS_CHAT},
+        {"{\"modalities\":[\"text\",\"audio\"]}", "modalities", PARAMS_CHAT},
+        {"{\"response_format\":{\"type\":\"json_object\"}}", "response_format", PARAMS_CHAT},
+        {"{\"guided_json\":{\"a\":1}}", "guided_json", PARAMS_CHAT},
+        {"{\"guided_regex\":\"a+\"}", "guided_regex", PARAMS_CHAT},
+        {"{\"guided_choice\":[\"a\"]}", "guided_choice", PARAMS_CHAT},
+        {"{\"guided_grammar\":\"root\"}", "guided_grammar", PARAMS_CHAT},
+        {"{\"structured_outputs\":{\"regex\":\"a\"}}", "structured_outputs", PARAMS_CHAT},
+        {"{\"regex\":\"a+\"}", "regex", PARAMS_CHAT},
+        {"{\"ebnf\":\"root\"}", "ebnf", PARAMS_CHAT},
+        {"{\"grammar\":\"root\"}", "grammar", PARAMS_CHAT},
+        {"{\"thinking_token_budget\":5}", "thinking_token_budget", PARAMS_CHAT},
+        {"{\"suffix\":\"end\"}", "suffix", PARAMS_COMPLETIONS},
+        {"{\"prompt_logprobs\":1}", "prompt_logprobs", PARAMS_COMPLETIONS},
+        {"{\"truncate_prompt_tokens\":1}", "truncate_prompt_tokens", PARAMS_COMPLETIONS},
+        {"{\"best_of\":3,\"n\":2}", "best_of", PARAMS_COMPLETIONS},
+        {"{\"echo\":true,\"logprobs\":0}", "echo", PARAMS_COMPLETIONS},
+    };
+    struct read r;
+    open_read(&r);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        read_body(&r, bad[i].body, bad[i].dialect);
+        ck_assert_msg(r.ret == -1 && r.e.status == 400 && strcmp(r.e.code, "unsupported_parameter") == 0 &&
+                          strcmp(r.e.param, bad[i].param) == 0,
+                      "%s", bad[i].body);
+    }
+    read_body(&r, "{\"best_of\":2,\"n\":2,\"suffix\":\"\",\"tools\":[],\"grammar\":null}", PARAMS_COMPLETIONS);
+    ck_assert_msg(r.ret == 0, "%s", r.e.message); /* nothing is asked for */
+    close_read(&r);
+}
+END_TEST
+
 START_TEST(test_params_list_what_they_do_not_know)
 {
     struct read r;
@@ -262,7 +323,8 @@ START_TEST(test_params_take_a_tier_as_a_priority_unless_one_is_given)
 }
 END_TEST
 
-UNIT_MAIN("params", test_params_take_a_tier_as_a_priority_unless_one_is_given,
+UNIT_MAIN("params", test_params_hand_each_number_to_the_sampler, test_params_refuse_by_name_what_is_not_there,
+          test_params_take_a_tier_as_a_priority_unless_one_is_given,
           test_params_take_request_then_config_then_model_then_openai, test_params_hold_each_bound,
           test_params_take_the_smaller_of_both_lengths, test_params_let_a_request_ask_for_more_than_the_default_length,
           test_params_give_logprobs_as_each_dialect_says_them,

@@ -203,3 +203,44 @@ def test_small_parsers_of_load_tools_survive(server, body):
             continue
         tokens += bool(json.loads(line[6:])["choices"][0]["text"])
     assert tokens == 3 * body.get("n", 1)
+
+
+def test_usage_counts_the_prompt_once_whatever_n_is(server):
+    r = server.complete(prompt="12345", max_tokens=4, n=3, logit_bias=TEXT)
+    assert (r["usage"]["prompt_tokens"], r["usage"]["completion_tokens"], r["usage"]["total_tokens"]) == (5, 12, 17)
+    events = server.events("/v1/completions", {"prompt": ["12345", "67"], "max_tokens": 4, "n": 3, "logit_bias": TEXT,
+                                               "stream_options": {"include_usage": True}})
+    assert events[-1]["usage"]["prompt_tokens"] == 7 and events[-1]["usage"]["completion_tokens"] == 24
+
+
+def test_a_stop_string_ends_the_work_too(server):
+    before = server.metrics()["hearth_generated_tokens_total"]
+    for stream in (False, True):
+        body = {"prompt": "until", "max_tokens": 1900, "logit_bias": TEXT, "stop": "aaa"}
+        if stream:
+            server.events("/v1/completions", body)
+        else:
+            assert server.complete(**body)["usage"]["completion_tokens"] == 3
+    server.metric_until("hearth_requests_running", lambda v: v == 0)
+    assert server.metrics()["hearth_generated_tokens_total"] - before < 1900
+
+
+def test_offsets_of_log_probabilities_count_characters(server):
+    body = {"prompt": "xyz", "max_tokens": 60, "logit_bias": {"195": 50, "169": 50}, "seed": 11, "frequency_penalty": 1, "logprobs": 0}
+    c = server.complete(**body)["choices"][0]
+    assert "\u00e9" in c["text"]
+    # a character belongs to the token that ends it, so it begins where that token's text does
+    offsets, text = c["logprobs"]["text_offset"], c["text"]
+    assert offsets[0] == 0 and offsets == sorted(offsets) and offsets[-1] <= len(text) < len(text.encode())
+    ends = [i for i, t in enumerate(c["logprobs"]["tokens"]) if t == "bytes:\\xa9" and i and c["logprobs"]["tokens"][i - 1] == "bytes:\\xc3"]
+    assert ends and all(text[offsets[i]] == "\u00e9" for i in ends)
+
+
+def test_the_end_of_a_text_shows_that_a_character_was_cut(server):
+    body = {"prompt": "xyz", "max_tokens": 3, "logit_bias": {"97": 100}}
+    assert server.complete(**body)["choices"][0]["text"] == "aaa"
+    body["logit_bias"] = {"195": 100}
+    for n in (1, 2):
+        body["max_tokens"] = n
+        whole = server.complete(**body)["choices"][0]["text"]
+        assert whole == "\ufffd" * n == "".join(e["choices"][0]["text"] for e in server.events("/v1/completions", body))

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import socket
+import threading
 import time
 
 import openai
@@ -132,6 +133,9 @@ def test_small_routes(server):
     status, d = server.post("/detokenize", {"tokens": t["tokens"]})
     assert status == 200 and d["prompt"] == "h\u00e9llo"
     assert server.post("/detokenize", {"tokens": [-1]})[0] == 400
+    shown = server.post("/detokenize", {"tokens": [257, 97, 256]})[1]["prompt"]
+    hidden = server.post("/detokenize", {"tokens": [257, 97, 256], "skip_special_tokens": True})[1]["prompt"]
+    assert (shown, hidden) == ("<|im_start|>a<|endoftext|>", "a")
 
 
 # Prometheus' text format 0.0.4: HELP and TYPE once before a family's samples, which stand together
@@ -198,6 +202,25 @@ def test_metrics_are_prometheus_text(server):
     assert after['hearth_http_requests_total{code="2xx"}'] > before['hearth_http_requests_total{code="2xx"}']
     assert after["hearth_time_to_first_token_seconds_count"] - before["hearth_time_to_first_token_seconds_count"] == 1
     assert after['hearth_time_to_first_token_seconds_bucket{le="+Inf"}'] == after["hearth_time_to_first_token_seconds_count"]
+
+
+def test_each_request_is_counted_once_and_by_how_it_ended(server):
+    def told():
+        m = server.metrics()
+        finished = {reason: m[f'hearth_requests_finished_total{{reason="{reason}"}}'] for reason in ("stop", "length", "cancelled", "error")}
+        return {**finished, "e2e": m["hearth_request_seconds_count"], "prompts": m["hearth_request_prompt_tokens_count"],
+                "sum": m["hearth_request_generated_tokens_sum"]}
+    for body, want in [({"max_tokens": 5}, {"length": 1, "e2e": 1, "prompts": 1, "sum": 5}),
+                       ({"max_tokens": 5, "n": 2}, {"length": 2, "e2e": 1, "prompts": 1, "sum": 10}),
+                       ({"max_tokens": 5, "stop_token_ids": [97]}, {"stop": 1, "e2e": 1, "prompts": 1}),
+                       ({"max_tokens": 5, "stop": "aa"}, {"stop": 1, "e2e": 1, "prompts": 1, "sum": 2}),
+                       ({"max_tokens": 5, "stream": True}, {"length": 1, "e2e": 1, "prompts": 1, "sum": 5}),
+                       ({"max_tokens": 0}, {})]:
+        before = told()
+        server.request("POST", "/v1/completions", {"prompt": "once", "logit_bias": {"97": 100}, **body})
+        server.until(lambda: told()["e2e"] - before["e2e"] == want.get("e2e", 0))
+        after = told()
+        assert {k: after[k] - before[k] for k in after if after[k] != before[k]} == want, body
 
 
 def test_a_full_queue_answers_429_at_once(start):
@@ -281,6 +304,52 @@ def test_the_last_message_can_be_continued(server):
 
 def key_lines(**keys):
     return "".join(f"{name}:{hashlib.sha256(key.encode()).hexdigest()}\n" for name, key in keys.items())
+
+
+def test_a_template_of_ones_own_sees_the_day_and_what_the_request_gives(start, tmp_path):
+    path = tmp_path / "t.jinja"
+    path.write_text("{{ strftime_now('%Y-%m-%d') }}|{{ messages[0].content }}|{{ reasoning_effort }}|{{ mood }}|{{ tools is none }}")
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=4MiB", "--set", f"model.chat_template={path}")
+
+    def prompt(**kw):
+        status, r = s.post("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 1, "return_token_ids": True, **kw})
+        assert status == 200, r
+        return bytes(r["prompt_token_ids"]).decode()
+    days = [time.strftime("%Y-%m-%d")]
+    text = prompt()
+    days.append(time.strftime("%Y-%m-%d"))
+    assert text in [f"{day}|x|||True" for day in days]
+    assert prompt(reasoning_effort="high", chat_template_kwargs={"mood": "calm", "other": 1}).endswith("|x|high|calm|True")
+    assert prompt(reasoning_effort="high", chat_template_kwargs={"reasoning_effort": "low"}).endswith("|x|low||True")
+
+
+def test_who_may_go_first_goes_first(start):
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=4MiB", "--set", "sched.max_seqs=1")
+    running = s.client().completions.create(model="tiny", prompt="go", max_tokens=1900, stream=True,
+                                            extra_body={"ignore_eos": True, "logprobs": 20})  # not read: it waits for ever
+    answers = []
+
+    def ask(body):
+        answers.append(s.post("/v1/completions", {"prompt": "x", "ignore_eos": True, **body})[1]["timings"]["queue_ms"])
+    waiting = [threading.Thread(target=ask, args=(body,)) for body in ({"max_tokens": 1800}, {"max_tokens": 2, "priority": 7})]
+    for n, t in enumerate(waiting, 1):
+        t.start()
+        s.metric_until("hearth_requests_waiting", lambda v, n=n: v == n)
+    running.close()
+    for t in waiting:
+        t.join()
+    assert answers[0] < answers[1]  # the second to come was the first to be answered, and waited less
+
+
+def test_keys_that_trust_each_other_share_a_cache(start, tmp_path):
+    import hashlib
+    (tmp_path / "keys").write_text("".join(f"{n}:{hashlib.sha256(k.encode()).hexdigest()}\n" for n, k in (("a", "sk-" + "a" * 16), ("b", "sk-" + "b" * 16))))
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=4MiB", "--api-key-file", str(tmp_path / "keys"), "--set", "auth.salt_per_key=false")
+
+    def cached(key, **kw):
+        r = s.post("/v1/completions", {"prompt": list(range(200)), "max_tokens": 1, **kw}, headers={"Authorization": f"Bearer sk-{key * 16}"})[1]
+        return r["usage"]["prompt_tokens_details"]["cached_tokens"]
+    assert [cached("a"), cached("b"), cached("a", cache_salt="x"), cached("b", cache_salt="x")] == [0, 192, 0, 192]
 
 
 def test_keys(start, tmp_path):

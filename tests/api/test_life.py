@@ -156,6 +156,11 @@ def test_streams_outlive_the_engine(start):
     assert "engine restart" in s.text()
 
 
+def test_ready_means_that_a_token_was_made(start):
+    s = start(*TINY)
+    assert s.metrics()["hearth_generated_tokens_total"] == 1
+
+
 def test_ready_says_when_the_engine_restarts(start):
     s = start(*SLOW_MODEL, "--set", "engine.mode=exec")
     os.kill(s.engine_pid(), signal.SIGKILL)
@@ -245,6 +250,16 @@ def test_drain_finishes_what_runs_and_refuses_what_comes(start):
         data += chunk
     assert data.endswith(b"0\r\n\r\n") and b"data: [DONE]" in data and data.count(b'"text":') >= 40
     assert s.proc.wait(20 * SLOW) == 0
+
+
+def test_a_drain_waits_no_longer_than_it_is_told(start):
+    s = start(*TINY, "--set", "drain.timeout=1s")
+    k = send(s, {**LONG, "stream": True, "logprobs": 20})  # nobody reads: it would wait for ever
+    s.metric_until("hearth_requests_running", lambda v: v == 1)
+    begin = time.monotonic()
+    s.proc.send_signal(signal.SIGTERM)
+    assert s.proc.wait(20 * SLOW) == 0 and time.monotonic() - begin >= 1
+    k.close()
 
 
 def test_a_second_signal_ends_at_once(start):

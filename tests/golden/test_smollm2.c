@@ -94,6 +94,7 @@ static double divergence(const struct topk *t, const float *ours, int32_t vocab)
     }
     if (p_rest > 1e-9)
         kl += p_rest * log(p_rest / fmax(q_rest, 1e-12));
+    ck_assert(isfinite(kl)); /* fmax would take NaN for 0 */
     return fmax(kl, 0);
 }
 

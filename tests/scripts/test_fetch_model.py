@@ -15,13 +15,15 @@ DIGEST = hashlib.sha256(MODEL).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves srv.files[path]; srv.cut ends an answer after so many bytes; srv.log keeps (method, path, Range)."""
+    """Serves srv.files[path]; srv.cut ends an answer after so many bytes; srv.log keeps (method, path, Range); srv.tokens
+    what was sent as Authorization."""
 
     protocol_version = "HTTP/1.1"
 
     def answer(self, body_wanted):
         srv = self.server
         srv.log.append((self.command, self.path, self.headers.get("Range")))
+        srv.tokens.append(self.headers.get("Authorization"))
         if self.path not in srv.files:
             self.send_response(404)
             self.send_header("Content-Length", "0")
@@ -57,6 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server():
     srv = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     srv.files, srv.log, srv.headers, srv.cut, srv.ranges = {"/m.gguf": MODEL}, [], {"ETag": '"one"'}, None, True
+    srv.tokens = []
     srv.url = f"http://127.0.0.1:{srv.server_port}"
     thread = threading.Thread(target=srv.serve_forever, args=(0.02,), daemon=True)
     thread.start()
@@ -176,6 +179,15 @@ def test_hugging_face_files_are_checked_by_their_digest(fetch, server):
     server.headers["X-Linked-ETag"] = '"' + "1" * 64 + '"'
     server.files["/org/repo/resolve/main/m.gguf"] = MODEL
     assert "not the right one" in fetch("hf:org/repo:m.gguf", ok=False)
+
+
+def test_the_token_goes_to_hugging_face_and_to_nobody_else(fetch, server):
+    server.files["/org/repo/resolve/main/m.gguf"] = MODEL
+    fetch("hf:org/repo:m.gguf", HF_TOKEN="hf_secret")
+    assert server.tokens and set(server.tokens) == {"Bearer hf_secret"}
+    server.tokens.clear()
+    fetch(server.url + "/m.gguf", HF_TOKEN="hf_secret", HF_ENDPOINT="http://127.0.0.1:9")
+    assert server.tokens and set(server.tokens) == {None}
 
 
 def test_a_split_model_comes_whole(fetch, server):

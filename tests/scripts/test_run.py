@@ -52,11 +52,20 @@ def test_a_program_that_dies_is_a_failure(program):
 
 def test_tap_is_read_where_there_is_no_xml(tmp_path):
     path = tmp_path / "x"
-    path.write_text("#!/bin/sh\nprintf 'ok 1 - a\\nnot ok 2 - b\\n' >$CK_TAP_LOG_FILE_NAME\n")
+    path.write_text("#!/bin/sh\nprintf 'ok 1 - a\\nnot ok 2 - b\\n1..2\\n' >$CK_TAP_LOG_FILE_NAME\n")
     path.chmod(0o755)
     rc, out, last = run("--c", str(path))
     assert (rc, last) == (1, "1 passed, 1 failed, 0 skipped")
     assert "not ok 2 - b" in out
+
+
+@pytest.mark.parametrize("tap", ["", "ok 1 - a\\n", "ok 1 - a\\n1..2\\n", "1..0\\n"])
+def test_a_program_that_breaks_off_is_a_failure_though_it_ends_with_0(tmp_path, tap):
+    path = tmp_path / "x"
+    path.write_text(f"#!/bin/sh\nprintf '{tap}' >$CK_TAP_LOG_FILE_NAME\n")
+    path.chmod(0o755)
+    rc, _, last = run("--c", str(path))
+    assert rc == 1 and " 1 failed," in last
 
 
 def test_a_skip_is_counted_and_in_ci_refused(program):
@@ -65,6 +74,7 @@ def test_a_skip_is_counted_and_in_ci_refused(program):
     rc, out, last = run("--c", x, ci=True)
     assert (rc, last) == (1, "1 passed, 1 failed, 0 skipped")
     assert "does not list: no such thing: not here" in out
+    assert run("--c", program("y", says="SKIP linear_on_cuda: no GPU"), ci=True)[::2] == (0, "1 passed, 0 failed, 1 skipped")
 
 
 def test_oracles_and_pytest_are_counted(tmp_path):
@@ -77,3 +87,19 @@ def test_oracles_and_pytest_are_counted(tmp_path):
     rc, out, last = run("--oracle", str(oracle), str(plain), "--pytest", str(test))
     assert (rc, last) == (1, "6 passed, 2 failed, 2 skipped")
     assert "test_x.test_c: why" in out
+
+
+@pytest.mark.parametrize("says", ["0 passed, 0 failed, 0 skipped", "3 passed, 0 failed, 2 skipped", "SKIP a: b\n3 passed, 0 failed, 2 skipped"])
+def test_an_oracle_that_ran_nothing_or_hides_its_skips_is_a_failure(tmp_path, says):
+    oracle = tmp_path / "o.py"
+    oracle.write_text(f"print({says!r})\n")
+    rc, _, last = run("--oracle", str(oracle))
+    assert rc == 1 and " 1 failed," in last
+
+
+def test_a_python_file_without_tests_or_that_breaks_is_a_failure(tmp_path):
+    for name, text in (("test_none.py", ""), ("test_broken.py", "import nothing_of_that_name\n"),
+                       ("test_leaves.py", "import os\ndef test_a(): pass\ndef test_b(): os._exit(0)\n")):
+        (tmp_path / name).write_text(text)
+        rc, _, last = run("--pytest", str(tmp_path / name))
+        assert rc == 1 and " 1 failed," in last, name

@@ -3,10 +3,10 @@
 
     run.py [--jobs N] [--python PYTHON] [--c PROGRAM...] [--oracle SCRIPT...] [--pytest PATH...]
 
-C programs are Check suites (their XML log is read) or write TAP to $CK_TAP_LOG_FILE_NAME, and run side by side; a test
-skips by printing "SKIP name: reason".
-Oracles are Python programs whose last line is "N passed, N failed, N skipped" (skips as above); without such a line one
-counts as one test. pytest's own report is read. With CI=true a skip that tests/skips.txt does not list is a failure.
+C programs are Check suites (their XML log is read) or write TAP with its plan to $CK_TAP_LOG_FILE_NAME, and run side by
+side; a test skips by printing "SKIP name: reason".
+Oracles are Python programs whose last line is "N passed, N failed, N skipped" (skips as above, each named); without such
+a line one counts as one test. pytest's own report is read. With CI=true a skip that tests/skips.txt does not list is a failure.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import xml.etree.ElementTree as xml
 
 SKIPS = "tests/skips.txt"
 TOTAL = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")
+PLAN = re.compile(r"^1\.\.(\d+)$", re.M)
 SKIP = re.compile(r"^SKIP ([^:]+): (.*)$", re.M)
 
 
@@ -74,11 +75,15 @@ def read_check(path, report):
 
 
 def read_tap(path, report):
-    """The same for a program that writes TAP only."""
+    """The same for a program that writes TAP only; without its plan, or with another number of tests, it broke off."""
     with open(path, encoding="utf-8", errors="replace") as f:
-        lines = f.read().splitlines()
+        text = f.read()
+    lines = text.splitlines()
     bad = [line for line in lines if line.startswith("not ok")]
     report.passed += sum(line.startswith("ok") for line in lines)
+    plan = PLAN.search(text)
+    if not plan or int(plan[1]) != report.passed + len(bad):
+        bad.append(f"not ok: {report.passed + len(bad)} tests of {plan[1] if plan else 'a plan that is missing'}")
     report.failed += len(bad)
     report.times.append((report.seconds, report.name))
     return bad
@@ -113,6 +118,9 @@ def run_oracle(python, script):
     report.skips = SKIP.findall(out)
     if m:
         report.passed, report.failed, report.skipped = map(int, m.groups())
+        if report.skipped != len(report.skips) or report.passed + report.failed + report.skipped == 0:
+            report.failed += 1
+            out += f"\nnot ok: {report.name}: nothing ran, or {report.skipped} skips of which {len(report.skips)} are named"
     if (not m or rc != 0) and report.failed == 0:
         report.failed = 1 if rc != 0 else 0
         report.passed += 1 if rc == 0 else 0

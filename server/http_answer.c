@@ -266,6 +266,20 @@ uint64_t http_bytes_out(const struct http_call *c)
 
 /* -- libmicrohttpd's side */
 
+/* Clients take what arrives at once for whole events, decode it and strip it. So a chunk of a stream ends behind a line
+ * whose next is not empty, and where one line is too long, neither inside a character nor beside a blank. How many of
+ * the n bytes, with more behind them, to hand on. */
+static size_t stream_cut(const char *s, size_t n)
+{
+    for (size_t i = n; i > 0; i--)
+        if (s[i - 1] == '\n' && s[i] != '\n')
+            return i;
+    for (size_t i = n; i > 0; i--)
+        if (s[i - 1] != ' ' && s[i] != ' ' && ((unsigned char)s[i] & 0xc0) != 0x80)
+            return i;
+    return n;
+}
+
 static ssize_t answer_read(void *ctx, uint64_t pos, char *to, size_t max)
 {
     struct http_call *c = ctx;
@@ -283,6 +297,8 @@ static ssize_t answer_read(void *ctx, uint64_t pos, char *to, size_t max)
         MHD_suspend_connection(c->conn->mhd);
         return 0;
     }
+    if (c->streaming && n < out_bytes(c))
+        n = stream_cut(c->out + c->out_off, n);
     memcpy(to, c->out + c->out_off, n);
     c->out_off += n;
     c->bytes_out += n;

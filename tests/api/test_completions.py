@@ -1,7 +1,10 @@
 """/v1/completions: prompts of all forms, sampling, stops, logprobs, streams, usage."""
 import json
+import socket
 
 import pytest
+
+from conftest import SLOW
 
 TEXT = {"97": 100}  # "a": a token that is text, whatever the weights say
 
@@ -188,6 +191,95 @@ def test_progress_frames_when_asked(server):
     assert frames and all(e["choices"] == [] for e in events if "prompt_progress" in e)
     assert all(f["total"] == 1750 and 0 < f["processed"] <= 1750 for f in frames)
     assert [f["processed"] for f in frames] == sorted(f["processed"] for f in frames)
+
+
+def network_chunks(server, body, path="/v1/completions", slow=False):
+    """A stream as a client's library hands it on: the chunks of HTTP, in order."""
+    with socket.socket() as k:
+        if slow:
+            k.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        k.settimeout(60 * SLOW)
+        k.connect(("127.0.0.1", server.port))
+        data = json.dumps({**body, "stream": True}).encode()
+        k.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(data)) + data)
+        raw = b""
+        while not raw.endswith(b"\r\n0\r\n\r\n"):
+            more = k.recv(500 if slow else 65536)
+            assert more, raw
+            raw += more
+    head, raw = raw.split(b"\r\n\r\n", 1)
+    assert head.startswith(b"HTTP/1.1 200 ") and b"chunked" in head
+    chunks = []
+    while True:
+        size, raw = raw.split(b"\r\n", 1)
+        if int(size, 16) == 0:
+            return chunks
+        chunks.append(raw[:int(size, 16)])
+        assert raw[len(chunks[-1]):][:2] == b"\r\n"
+        raw = raw[len(chunks[-1]) + 2:]
+
+
+def vllm_bench(chunks):
+    """What `vllm bench serve` makes of network chunks: each is stripped, then joined to what is left; a rest that reads as a
+    whole event counts as one. The text and the tokens of the usage frame."""
+    rest, text, tokens, done = "", "", None, False
+    for chunk in chunks:
+        chunk = chunk.strip()
+        if not chunk:
+            continue
+        *events, rest = (rest + chunk.decode()).split("\n\n")
+        try:
+            if rest.startswith("data: ") and (rest == "data: [DONE]" or json.loads(rest[6:])):
+                events.append(rest)
+                rest = ""
+        except json.JSONDecodeError:
+            pass
+        for event in (e.strip() for e in events):
+            if not event or event.startswith(":"):
+                continue
+            payload = event.removeprefix("data: ")
+            done |= payload == "[DONE]"
+            frame = {} if payload == "[DONE]" else json.loads(payload)
+            if frame.get("choices"):
+                text += frame["choices"][0].get("text") or frame["choices"][0].get("delta", {}).get("content") or ""
+            elif frame.get("usage"):
+                tokens = frame["usage"]["completion_tokens"]
+    return text, tokens, done
+
+
+BENCH = {"max_tokens": 4, "ignore_eos": True, "stream_options": {"include_usage": True}, "logit_bias": TEXT}
+
+
+@pytest.mark.parametrize("path, body", [("/v1/completions", {"prompt": "x", **BENCH}),
+                                        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], **BENCH})])
+def test_vllm_bench_reads_a_stream_that_is_cut_anywhere(server, path, body):
+    """It strips, so a cut beside a blank loses that blank whoever serves: the only blanks are those behind `data:`."""
+    stream = b"".join(network_chunks(server, body, path))
+    whole = vllm_bench([stream])
+    assert whole == ("aaaa", 4, True)
+    blank = {i for i in range(len(stream)) if stream[i:i + 1] == b" "}
+    assert blank == {i + 5 for i in range(len(stream)) if stream[i:i + 6] == b"data: "}, "blanks beside those of the framing"
+    for cut in range(len(stream) + 1):
+        if cut not in blank and cut - 1 not in blank:
+            assert vllm_bench([stream[:cut], stream[cut:]]) == whole, (cut, stream[:cut][-40:], stream[cut:][:40])
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("more", [{}, {"n": 3}, {"logprobs": 20}, {"return_progress": True, "prompt": "long " * 300}])
+def test_a_network_chunk_is_whole_events(server, more, slow):
+    """So that clients that look at chunks alone (vllm bench, and worse) see events; but for one that is too long for a chunk."""
+    body = {"prompt": "x", "max_tokens": 300, "ignore_eos": True, "seed": 4, "temperature": 2, **more}
+    chunks = network_chunks(server, body, slow=slow)
+    stream, at, cut = b"".join(chunks), 0, 0
+    for chunk in chunks[:-1]:
+        at += len(chunk)
+        if not (stream[:at].endswith(b"\n\n") and stream[at:].startswith(b"data: ")):
+            event = stream[stream.rindex(b"\n\n", 0, at):stream.index(b"\n\n", at)]
+            assert len(event) > 3900, event
+            cut += 1
+    assert len(chunks) > 1 and cut < len(chunks) / 2
+    assert all(e.startswith(b"data: ") and b"\n" not in e for e in stream[:-2].split(b"\n\n"))
+    assert vllm_bench(chunks) == vllm_bench([stream]) and vllm_bench(chunks)[2]
 
 
 @pytest.mark.parametrize("body", [{"max_tokens": 3}, {"max_tokens": 3, "n": 2}])

@@ -22,6 +22,8 @@
 
 struct plain_args {
     struct attn_partial out;
+    __nv_bfloat16 *out_input; /* [T] rows of input_stride, or NULL */
+    int32_t input_stride;
     const float *q;
     int64_t q_stride;
     struct kv_view kv;
@@ -207,6 +209,16 @@ static __device__ void attend_tile(const struct plain_args &a, struct tile_share
     add_values<DP, NV>(s, o);
 }
 
+/* Element k of vector `at` = row * H + head. */
+static __device__ inline void put_result(const struct plain_args &a, size_t at, int32_t k, float x)
+{
+    const int32_t d = (int32_t)a.kv.head_dim;
+    if (a.out_input)
+        a.out_input[at / a.n_heads * a.input_stride + at % a.n_heads * d + k] = __float2bfloat16_rn(x);
+    else
+        a.out.o[at * d + k] = x;
+}
+
 /* Results of the vectors; the sums travel through shared memory. */
 template <int DP, int NV>
 static __device__ void write_vectors(const struct plain_args &a, const struct vectors &vs,
@@ -230,7 +242,7 @@ static __device__ void write_vectors(const struct plain_args &a, const struct ve
 #pragma unroll
         for (int e = 0; e < sh::per; e++)
             if (k0 + e * THREADS < d)
-                a.out.o[at * d + k0 + e * THREADS] = all.sum == 0.0f ? 0.0f : __fdiv_rn(o[i][e], all.sum);
+                put_result(a, at, k0 + e * THREADS, all.sum == 0.0f ? 0.0f : __fdiv_rn(o[i][e], all.sum));
         if (a.out.lse_ln && k0 == 0)
             a.out.lse_ln[at] = all.sum == 0.0f ? -INFINITY : all.max + logf(all.sum);
     }
@@ -322,8 +334,23 @@ template <int DP> static void launch_any(struct cuda *c, const struct plain_args
 static void attn_plain(struct cuda *c, const struct attn_args *a, const struct step_dev *at, int32_t min_rows,
                        int32_t max_rows)
 {
-    struct plain_args k = {a->out,       a->q,       a->q_stride, *a->kv, *at,      a->sink,  a->n_heads, a->window,
-                           a->key_begin, a->key_end, 0,           0,      min_rows, max_rows, a->scale};
+    struct plain_args k = {a->out,
+                           (__nv_bfloat16 *)a->out_input,
+                           cuda_pad(a->n_heads * (int32_t)a->kv->head_dim),
+                           a->q,
+                           a->q_stride,
+                           *a->kv,
+                           *at,
+                           a->sink,
+                           a->n_heads,
+                           a->window,
+                           a->key_begin,
+                           a->key_end,
+                           0,
+                           0,
+                           min_rows,
+                           max_rows,
+                           a->scale};
     if (a->kv->head_dim <= 64)
         launch_any<64>(c, k);
     else if (a->kv->head_dim <= 128)

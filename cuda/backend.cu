@@ -138,8 +138,10 @@ static void op_close(struct backend *be)
     if (c->plan)
         linear_close(c);
     free(c->plan);
-    CU(cudaFree(c->x16));
+    pass_close(&c->pass);
     CU(cudaFree(c->workspace));
+    CU(cudaFree(c->turn));
+    CU(cudaFree(c->drawn));
     CU(cudaFree(c->inv_freq));
     if (c->lt)
         LT(cublasLtDestroy(c->lt));
@@ -159,16 +161,17 @@ static void describe(struct cuda *c, const struct cudaDeviceProp *p)
 
 static int take_memory(struct cuda *c, struct err *e)
 {
-    size_t x16 = (size_t)c->max_rows * (size_t)cuda_pad(c->max_cols) * sizeof *c->x16, free_bytes = 0, all = 0;
-    c->x16 = (__nv_bfloat16 *)cuda_alloc(c, x16);
+    size_t turn = (size_t)c->max_rows * BACKEND_HEAD_DIM_MAX / 2 * sizeof *c->turn, free_bytes = 0, all = 0;
+    c->turn = (float2 *)cuda_alloc(c, turn);
+    c->drawn = (int32_t *)cuda_alloc(c, (size_t)c->max_seqs * sizeof *c->drawn);
     c->workspace = cuda_alloc(c, LT_WORKSPACE);
     c->inv_freq = (float *)cuda_alloc(c, sizeof c->inv_freq_host);
     c->plan = (struct plan *)calloc(PLANS, sizeof *c->plan);
-    if (c->x16 && c->workspace && c->inv_freq && c->plan)
+    if (c->turn && c->drawn && c->workspace && c->inv_freq && c->plan)
         return 0;
     CU(cudaMemGetInfo(&free_bytes, &all));
     return err_set(e, ENOMEM, "cuda: %zu MiB to work in are needed, of %zu MiB on the GPU %zu MiB are free",
-                   (size_t)(x16 + LT_WORKSPACE) >> 20, all >> 20, free_bytes >> 20);
+                   (turn + LT_WORKSPACE) >> 20, all >> 20, free_bytes >> 20);
 }
 
 static int op_open(struct backend **out, const struct backend_opts *o, struct err *e)
@@ -192,12 +195,15 @@ static int op_open(struct backend **out, const struct backend_opts *o, struct er
         return err_set(e, ENOMEM, "cuda: out of memory");
     c->head.ops = &hearth_backend_cuda;
     c->max_rows = o->max_rows;
+    c->max_seqs = o->max_seqs ? o->max_seqs : o->max_rows;
     c->max_cols = o->max_cols;
     c->max_vocab = o->max_vocab;
     describe(c, &p);
     CU(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
     LT(cublasLtCreate(&c->lt));
     attention_setup();
+    pass_open(&c->pass);
+    stage_open(c, o->max_table);
     if ((rc = take_memory(c, e)) ||
         (rc = sampler_open(&c->sampler, o->threads ? o->threads : sys_cpu_count(), o->max_vocab, e))) {
         op_close((struct backend *)(void *)c);
@@ -215,6 +221,8 @@ static const char *op_describe(const struct backend *be)
 extern "C" __attribute__((visibility("default"))) const struct backend_ops hearth_backend_cuda = {
     .abi = BACKEND_ABI,
     .name = "cuda",
+    .input_dtype = DT_BF16,
+    .depth = 1,
     .probe = cuda_probe,
     .open = op_open,
     .close = op_close,
@@ -225,11 +233,17 @@ extern "C" __attribute__((visibility("default"))) const struct backend_ops heart
     .download = op_download,
     .copy = op_copy,
     .weight_load = cuda_weight_load,
+    .weight_make = cuda_weight_make,
     .weight_free = cuda_weight_free,
     .weight_bytes = cuda_weight_bytes,
+    .pass_begin = cuda_pass_begin,
+    .pass_end = cuda_pass_end,
+    .step_end = cuda_step_end,
+    .step_wait = cuda_step_wait,
     .embed = cuda_embed,
     .add_norm = cuda_add_norm,
     .linear = cuda_linear,
+    .linear_silu = NULL,
     .rope_kv = cuda_rope_kv,
     .attention = cuda_attention,
     .merge = cuda_merge,

@@ -38,11 +38,9 @@
 
 /* Device copies of the arrays of struct step. */
 struct step_dev {
-    const int32_t *pos, *row_seq, *seq_row, *table, *table_at;
+    const int32_t *ids, *after, *pos, *row_seq, *seq_row, *table_at, *out_row, *table;
     int32_t n_rows, n_seqs;
 };
-
-#define STAGE_SLOTS 4
 
 /* A pinned buffer, the same bytes on the card, and when the copy between them is done. */
 struct stage_slot {
@@ -52,11 +50,25 @@ struct stage_slot {
 };
 
 struct stage {
-    struct stage_slot slot[STAGE_SLOTS]; /* small arrays of single ops, in turn */
-    int turn;
-    struct stage_slot step; /* arrays of the step `number` */
+    struct stage_slot slot; /* arrays of the step `number`, */
     uint64_t number;
-    struct step_dev at;
+    struct step_dev at; /* where they are on the card, */
+    struct step step;   /* and the step filled up, with its arrays in the slot's host part */
+};
+
+#define PASS_BUCKETS 35 /* sizes of decode steps that are recorded: 1 to 256 rows */
+#define PASS_STEPS   4  /* ends of steps that are kept: more than may be queued */
+
+struct pass {
+    bool ran[PASS_BUCKETS];
+    cudaGraphExec_t graph[PASS_BUCKETS];
+    int recording; /* bucket, or -1 */
+    cudaEvent_t done[PASS_STEPS];
+};
+
+struct turns { /* cosines and sines are those of a step */
+    uint64_t number;
+    float factor;
 };
 
 /* -- linear layers */
@@ -76,15 +88,18 @@ struct cuda {
     struct backend_head head;
     cudaStream_t stream;
     cublasLtHandle_t lt;
-    int32_t max_rows, max_cols, max_vocab;
+    int32_t max_rows, max_seqs, max_cols, max_vocab;
     int32_t n_sm;
     char text[96];
-    __nv_bfloat16 *x16; /* [max_rows][max_cols rounded up]: input of a linear layer */
-    void *workspace;    /* of cublasLt */
-    float *inv_freq;    /* [HEAD_DIM_MAX / 2] on the card */
+    void *workspace; /* of cublasLt */
+    float *inv_freq; /* [HEAD_DIM_MAX / 2] on the card */
     float inv_freq_host[BACKEND_HEAD_DIM_MAX / 2];
     struct plan *plan; /* [PLANS], by hash */
+    float2 *turn;      /* [max_rows][HEAD_DIM_MAX / 2] cosine and sine of the step's positions */
+    struct turns turns;
+    int32_t *drawn; /* [max_seqs] what the last sample chose */
     struct stage stage;
+    struct pass pass;
     struct stage_slot load[2]; /* pieces of weights on their way */
     int load_turn;
     struct sampler *sampler;
@@ -110,11 +125,23 @@ void *cuda_alloc(struct cuda *c, size_t bytes);
 /* Room of at least `bytes` in a slot, and its last copy done. */
 void stage_reserve(struct stage_slot *s, size_t bytes);
 void stage_free(struct stage_slot *s);
-/* Queue the copy of n host ints to the card; valid for the ops queued before STAGE_SLOTS more of these calls. */
-const int32_t *stage_ints(struct cuda *c, const int32_t *host, int32_t n);
-/* The step's arrays on the card, copied once a step. */
+/* Queue the copy of the first `bytes`. */
+void stage_send(struct cuda *c, struct stage_slot *s, size_t bytes);
+/* Room for the largest step. */
+void stage_open(struct cuda *c, int64_t max_table);
+/* Queue the copy of the step's arrays, filled up to n_rows rows (decode only); stage.step is the step to run then. */
+void stage_put(struct cuda *c, const struct step *step, int32_t n_rows);
+/* The step's arrays on the card: there since pass_begin, or copied now (an op outside of a pass). */
 const struct step_dev *stage_step(struct cuda *c, const struct step *step);
 void stage_close(struct stage *s);
+
+/* -- pass.cu */
+void pass_open(struct pass *p);
+void pass_close(struct pass *p);
+const struct step *cuda_pass_begin(struct backend *be, const struct step *step);
+void cuda_pass_end(struct backend *be);
+void cuda_step_end(struct backend *be, uint64_t number);
+void cuda_step_wait(struct backend *be, uint64_t number);
 
 /* -- attention.cu */
 #define ATTN_DECODE_ROWS 8 /* a sequence with at most so many rows in a step is decode, with more prefill */
@@ -130,19 +157,21 @@ void attention_setup(void);
 bool attn_prefill(struct cuda *c, const struct attn_args *a, const struct step_dev *at);
 
 /* -- linear.cu, weight.cu, rows.cu, rope.cu, sample.cu */
-void cuda_linear(struct backend *be, float *out, const float *x, const struct weight *w, int32_t n_rows);
+void cuda_linear(struct backend *be, float *out, const void *x, const struct weight *w, int32_t n_rows);
 void linear_close(struct cuda *c);
 
 int cuda_weight_load(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
                      struct err *e);
+int cuda_weight_make(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
+                     struct err *e);
 void cuda_weight_free(struct backend *be, struct weight *w);
 uint64_t cuda_weight_bytes(uint32_t dtype, int32_t rows, int32_t cols);
 
-void cuda_embed(struct backend *be, float *out, const struct weight *table, const int32_t *ids, int32_t n_rows);
-void cuda_add_norm(struct backend *be, float *out, float *x, const float *add, const float *w, float eps,
-                   int32_t n_rows, int32_t width);
-void cuda_silu_mul(struct backend *be, float *out, const float *gu, int32_t n_rows, int32_t f);
-void cuda_gather(struct backend *be, float *out, const float *x, const int32_t *rows, int32_t n, int32_t width);
+void cuda_embed(struct backend *be, float *out, const struct weight *table, const struct step *step);
+void cuda_add_norm(struct backend *be, void *out, float *x, const float *add, const float *w, float eps, int32_t n_rows,
+                   int32_t width);
+void cuda_silu_mul(struct backend *be, void *out, const float *gu, int32_t n_rows, int32_t f);
+void cuda_gather(struct backend *be, void *out, const void *x, const struct step *step, uint64_t row_bytes);
 void cuda_rope_kv(struct backend *be, const struct rope_args *a);
 
 int sampler_open(struct sampler **out, int32_t threads, int32_t max_vocab, struct err *e);

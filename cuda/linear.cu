@@ -1,27 +1,13 @@
 /* linear - out[T][N] = x[T][K] * W[N][K]^T by cublasLt: bfloat16 in, float sums and float out.
  *
- * Method: x is rounded to bfloat16 (nearest even) once, into rows padded to 16 bytes, then one product over all parts
- * of the weight, which lie one after the other. The library's first choice for a shape is kept. It may sum in another
- * order for another T, so a row's bits depend on T here.
+ * Method: one product over all parts of the weight, which lie one after the other; x comes as input rows. The library's
+ * first choice for a shape is kept. It may sum in another order for another T, so a row's bits depend on T here.
  *
  * Cost: W once (2 N K bytes) for few rows; 2 T N K flops on the tensor cores for many.
  */
 #include "cuda/cuda.cuh"
 
 #include <assert.h>
-
-#define THREADS 256
-
-/* Grid: blocks of pairs of columns x rows. */
-static __global__ void to_bf16_kernel(__nv_bfloat162 *out, const float *x, int32_t cols, int32_t stride)
-{
-    int32_t i = 2 * (blockIdx.x * THREADS + threadIdx.x);
-    if (i >= stride)
-        return;
-    const float *row = x + (size_t)blockIdx.y * cols;
-    float a = i < cols ? row[i] : 0.0f, b = i + 1 < cols ? row[i + 1] : 0.0f;
-    out[((size_t)blockIdx.y * stride + i) / 2] = __floats2bfloat162_rn(a, b);
-}
 
 static void plan_free(struct plan *p)
 {
@@ -73,18 +59,15 @@ static struct plan *plan_of(struct cuda *c, int32_t n, int32_t k, int32_t rows)
     return p;
 }
 
-void cuda_linear(struct backend *be, float *out, const float *x, const struct weight *w, int32_t n_rows)
+void cuda_linear(struct backend *be, float *out, const void *x, const struct weight *w, int32_t n_rows)
 {
     struct cuda *c = cuda_of(be);
     const float one = 1, zero = 0;
     int32_t k = cuda_pad(w->cols);
     assert(n_rows > 0 && n_rows <= c->max_rows && w->cols <= c->max_cols);
-    dim3 grid((unsigned)(k / 2 + THREADS - 1) / THREADS, (unsigned)n_rows);
-    to_bf16_kernel<<<grid, THREADS, 0, c->stream>>>((__nv_bfloat162 *)c->x16, x, w->cols, k);
-    LAUNCHED();
     struct plan *p = plan_of(c, w->rows, k, n_rows);
-    LT(cublasLtMatmul(c->lt, p->op, &one, w->part[0].data, p->w, c->x16, p->x, &zero, out, p->out, out, p->out,
-                      &p->algo, c->workspace, LT_WORKSPACE, c->stream));
+    LT(cublasLtMatmul(c->lt, p->op, &one, w->part[0].data, p->w, x, p->x, &zero, out, p->out, out, p->out, &p->algo,
+                      c->workspace, LT_WORKSPACE, c->stream));
 }
 
 void linear_close(struct cuda *c)

@@ -1,7 +1,8 @@
 /* rope - rotary embedding of q and k, and the KV write, in one launch.
  *
  * Bytes: the row of qkv once in and (q and k) once out, K and V once out: a few KB a row, so the launch is what it
- * costs. The angle is taken in double, as in cpu_ref; cosine and sine serve all heads of the row.
+ * costs. Cosine and sine of a position are the same in every layer: the first layer of a step computes them (the angle
+ * in double, as in cpu_ref), the others read them.
  */
 #include "cuda/kv.cuh"
 
@@ -11,41 +12,45 @@
 
 struct rope_kernel_args {
     float *qkv;
-    const float *inv_freq;
+    const float2 *turn; /* [T][D/2] cosine and sine */
     struct kv_view kv;
     struct step_dev step;
     int32_t n_heads;
-    float factor;
 };
 
-/* Grid: rows. A thread takes every THREADS-th pair (i, i + D/2) of the row's q and k heads, then elements of v. */
+/* Grid: rows; a thread owns pairs. */
+static __global__ void turn_kernel(float2 *turn, const int32_t *pos, const float *inv_freq, int32_t half, float factor)
+{
+    for (int32_t i = threadIdx.x; i < half; i += blockDim.x) {
+        double c, s;
+        sincos((double)pos[blockIdx.x] * inv_freq[i], &s, &c);
+        turn[(size_t)blockIdx.x * half + i] = {(float)(c * factor), (float)(s * factor)};
+    }
+}
+
+/* Grid: rows x runs of THREADS pairs or elements. The pairs (i, i + D/2) of the row's q heads, then of its k heads,
+ * then pairs of elements of v: a thread owns one. */
 static __global__ void rope_kernel(const struct rope_kernel_args a)
 {
-    __shared__ float cosine[BACKEND_HEAD_DIM_MAX / 2], sine[BACKEND_HEAD_DIM_MAX / 2];
-    const int32_t t = blockIdx.x, d = (int32_t)a.kv.head_dim, half = d / 2, g_n = (int32_t)a.kv.n_kv_heads;
-    const int32_t pos = a.step.pos[t], *table = a.step.table + a.step.table_at[a.step.row_seq[t]];
-    for (int32_t i = threadIdx.x; i < half; i += THREADS) {
-        double c, s;
-        sincos((double)pos * a.inv_freq[i], &s, &c);
-        cosine[i] = (float)(c * a.factor);
-        sine[i] = (float)(s * a.factor);
+    const int32_t t = blockIdx.x, half = (int32_t)a.kv.head_dim / 2, g_n = (int32_t)a.kv.n_kv_heads;
+    const int32_t n = blockIdx.y * THREADS + threadIdx.x, h = n / half, i = n % half, pos = a.step.pos[t];
+    if (pos < 0 || h >= a.n_heads + 2 * g_n)
+        return;
+    float *x = a.qkv + ((size_t)t * (size_t)(a.n_heads + 2 * g_n) + (size_t)h) * 2 * (size_t)half + i;
+    float u = x[0], v = x[half];
+    int is_v = h >= a.n_heads + g_n;
+    if (!is_v) {
+        float2 turn = a.turn[(size_t)t * half + i];
+        float p = u * turn.x - v * turn.y, q = v * turn.x + u * turn.y;
+        x[0] = u = p;
+        x[half] = v = q;
     }
-    __syncthreads();
-    float *row = a.qkv + (size_t)t * (size_t)(a.n_heads + 2 * g_n) * (size_t)d;
-    for (int32_t n = threadIdx.x; n < (a.n_heads + g_n) * half; n += THREADS) {
-        int32_t h = n / half, i = n % half;
-        float *x = row + (size_t)h * d + i, u = x[0], v = x[half], c = cosine[i], s = sine[i];
-        x[0] = u * c - v * s;
-        x[half] = v * c + u * s;
-        if (h >= a.n_heads) {
-            uint8_t *k = kv_at(a.kv, table, pos, h - a.n_heads, 0);
-            kv_put(a.kv, k, i, x[0]);
-            kv_put(a.kv, k, i + half, x[half]);
-        }
-    }
-    const float *v = row + (size_t)(a.n_heads + g_n) * d;
-    for (int32_t n = threadIdx.x; n < g_n * d; n += THREADS)
-        kv_put(a.kv, kv_at(a.kv, table, pos, n / d, 1), n % d, v[n]);
+    if (h < a.n_heads)
+        return;
+    const int32_t *table = a.step.table + a.step.table_at[a.step.row_seq[t]];
+    uint8_t *row = kv_at(a.kv, table, pos, h - a.n_heads - (is_v ? g_n : 0), is_v);
+    kv_put(a.kv, row, i, u);
+    kv_put(a.kv, row, i + half, v);
 }
 
 /* inv_freq on the card: sent when it is not the one that is there. */
@@ -59,13 +64,28 @@ static const float *send_inv_freq(struct cuda *c, const float *host, int32_t hal
     return c->inv_freq;
 }
 
+/* Cosines and sines of the step, unless they are there. */
+static void make_turns(struct cuda *c, const struct rope_args *a, const struct step_dev *at)
+{
+    int32_t half = (int32_t)a->kv->head_dim / 2;
+    bool same = memcmp(c->inv_freq_host, a->inv_freq, (size_t)half * sizeof *a->inv_freq) == 0;
+    if (same && c->turns.number == a->step->number && c->turns.factor == a->attn_factor)
+        return;
+    const float *inv_freq = send_inv_freq(c, a->inv_freq, half);
+    turn_kernel<<<(unsigned)a->step->n_rows, BACKEND_HEAD_DIM_MAX / 2, 0, c->stream>>>(c->turn, at->pos, inv_freq, half,
+                                                                                       a->attn_factor);
+    LAUNCHED();
+    c->turns = {a->step->number, a->attn_factor};
+}
+
 void cuda_rope_kv(struct backend *be, const struct rope_args *a)
 {
     struct cuda *c = cuda_of(be);
-    const struct kv_view *kv = a->kv;
-    int32_t d = (int32_t)kv->head_dim;
-    struct rope_kernel_args k = {
-        a->qkv, send_inv_freq(c, a->inv_freq, d / 2), *kv, *stage_step(c, a->step), a->n_heads, a->attn_factor};
-    rope_kernel<<<(unsigned)a->step->n_rows, THREADS, 0, c->stream>>>(k);
+    const struct step_dev *at = stage_step(c, a->step);
+    int32_t pairs = (a->n_heads + 2 * (int32_t)a->kv->n_kv_heads) * (int32_t)a->kv->head_dim / 2;
+    make_turns(c, a, at);
+    struct rope_kernel_args k = {a->qkv, c->turn, *a->kv, *at, a->n_heads};
+    dim3 grid((unsigned)a->step->n_rows, (unsigned)(pairs + THREADS - 1) / THREADS);
+    rope_kernel<<<grid, THREADS, 0, c->stream>>>(k);
     LAUNCHED();
 }

@@ -1,14 +1,16 @@
 /* rows - the ops that pass over rows of activations: embed, add_norm, silu_mul, gather, merge.
  *
- * All are bound by memory: bytes in and out once, adjacent threads on adjacent floats. A row (or an element) is
- * computed by itself, in one order, so its bits do not depend on the rows beside it.
+ * All are bound by memory, or by the launch when rows are few: bytes in and out once, 16 bytes a load where the width
+ * allows it. A row (or an element) is computed by itself, in one order, so its bits do not depend on the rows beside
+ * it.
  */
 #include "cuda/cuda.cuh"
 
 #include <assert.h>
 
 #define THREADS      256
-#define NORM_THREADS 1024 /* a row of a model is a few elements a thread, whose loads go together */
+#define NORM_THREADS 512
+#define NORM_QUADS   8 /* of four columns that a thread keeps in registers: rows of up to 16,384 */
 
 static dim3 grid_over(size_t n)
 {
@@ -16,24 +18,55 @@ static dim3 grid_over(size_t n)
     return dim3((unsigned)(blocks < 65535 ? blocks : 65535));
 }
 
-/* Grid: rows. A thread takes every THREADS-th column. */
-static __global__ void embed_kernel(float *out, const __nv_bfloat16 *table, const int32_t *ids, int32_t cols,
-                                    int32_t stride)
+/* Four floats to an input row. */
+static __device__ inline void put_quad(__nv_bfloat16 *to, float4 v)
 {
-    const __nv_bfloat16 *row = table + (size_t)ids[blockIdx.x] * stride;
-    float *to = out + (size_t)blockIdx.x * cols;
+    __nv_bfloat162 a = __floats2bfloat162_rn(v.x, v.y), b = __floats2bfloat162_rn(v.z, v.w);
+    uint2 raw = {*(const uint32_t *)&a, *(const uint32_t *)&b};
+    *(uint2 *)to = raw;
+}
+
+/* -- embed, gather ----------------------------------------------------------------------------------------------- */
+
+/* Grid: rows. A thread takes every THREADS-th column. */
+static __global__ void embed_kernel(float *out, const __nv_bfloat16 *table, struct step_dev step, const int32_t *drawn,
+                                    int32_t cols, int32_t stride)
+{
+    int32_t t = blockIdx.x, after = step.after[t], id = after ? drawn[after - 1] : step.ids[t];
+    const __nv_bfloat16 *row = table + (size_t)id * stride;
+    float *to = out + (size_t)t * cols;
     for (int32_t i = threadIdx.x; i < cols; i += THREADS)
         to[i] = __bfloat162float(row[i]);
 }
 
-void cuda_embed(struct backend *be, float *out, const struct weight *table, const int32_t *ids, int32_t n_rows)
+void cuda_embed(struct backend *be, float *out, const struct weight *table, const struct step *step)
 {
     struct cuda *c = cuda_of(be);
-    const int32_t *dev = stage_ints(c, ids, n_rows);
-    embed_kernel<<<(unsigned)n_rows, THREADS, 0, c->stream>>>(out, (const __nv_bfloat16 *)table->part[0].data, dev,
-                                                              table->cols, cuda_pad(table->cols));
+    const struct step_dev *at = stage_step(c, step);
+    embed_kernel<<<(unsigned)step->n_rows, THREADS, 0, c->stream>>>(out, (const __nv_bfloat16 *)table->part[0].data,
+                                                                    *at, c->drawn, table->cols, cuda_pad(table->cols));
     LAUNCHED();
 }
+
+/* Grid: rows. */
+static __global__ void gather_kernel(uint32_t *out, const uint32_t *x, const int32_t *rows, int32_t words)
+{
+    const uint32_t *from = x + (size_t)rows[blockIdx.x] * words;
+    for (int32_t i = threadIdx.x; i < words; i += THREADS)
+        out[(size_t)blockIdx.x * words + i] = from[i];
+}
+
+void cuda_gather(struct backend *be, void *out, const void *x, const struct step *step, uint64_t row_bytes)
+{
+    struct cuda *c = cuda_of(be);
+    const struct step_dev *at = stage_step(c, step);
+    assert(row_bytes % 4 == 0);
+    gather_kernel<<<(unsigned)step->n_out, THREADS, 0, c->stream>>>((uint32_t *)out, (const uint32_t *)x, at->out_row,
+                                                                    (int32_t)(row_bytes / 4));
+    LAUNCHED();
+}
+
+/* -- add_norm ---------------------------------------------------------------------------------------------------- */
 
 /* Sum over the threads of a block, the same order each time; every thread gets it. */
 static __device__ float block_sum(float x)
@@ -50,67 +83,129 @@ static __device__ float block_sum(float x)
     return sum;
 }
 
-/* Grid: rows. Two passes over the row, which is in L1 or L2 for the second. */
-static __global__ void add_norm_kernel(float *__restrict__ out, float *__restrict__ x, const float *__restrict__ add,
-                                       const float *__restrict__ w, float eps, int32_t width)
+struct norm_args {
+    __nv_bfloat16 *out;
+    float *x;
+    const float *add, *w;
+    float eps;
+    int32_t width, stride; /* of x; of out */
+};
+
+/* Grid: rows. Two passes over the row, which is in L1 or L2 for the second. Any width. */
+static __global__ void __launch_bounds__(NORM_THREADS) norm_any_kernel(const struct norm_args a)
 {
-    size_t at = (size_t)blockIdx.x * width;
-    float squares = 0;
-#pragma unroll 2
-    for (int32_t i = threadIdx.x; i < width; i += NORM_THREADS) {
-        float v = x[at + i];
-        if (add) {
-            v += add[at + i];
-            x[at + i] = v;
-        }
+    float *x = a.x + (size_t)blockIdx.x * a.width, squares = 0;
+    const float *add = a.add ? a.add + (size_t)blockIdx.x * a.width : NULL;
+    for (int32_t i = threadIdx.x; i < a.width; i += NORM_THREADS) {
+        float v = add ? x[i] + add[i] : x[i];
+        x[i] = v;
         squares = fmaf(v, v, squares);
     }
-    if (!out)
+    if (!a.out)
         return;
-    float scale = 1.0f / sqrtf(block_sum(squares) / (float)width + eps);
-#pragma unroll 2
-    for (int32_t i = threadIdx.x; i < width; i += NORM_THREADS)
-        out[at + i] = x[at + i] * scale * w[i];
+    float scale = 1.0f / sqrtf(block_sum(squares) / (float)a.width + a.eps);
+    for (int32_t i = threadIdx.x; i < a.stride; i += NORM_THREADS)
+        a.out[(size_t)blockIdx.x * a.stride + i] = __float2bfloat16_rn(i < a.width ? x[i] * scale * a.w[i] : 0.0f);
 }
 
-void cuda_add_norm(struct backend *be, float *out, float *x, const float *add, const float *w, float eps,
-                   int32_t n_rows, int32_t width)
+/* Grid: rows; QUADS * NORM_THREADS * 4 columns or fewer, a multiple of 8. The row stays in registers between the sum
+ * and the scaling. */
+template <int QUADS> static __global__ void __launch_bounds__(NORM_THREADS) norm_kernel(const struct norm_args a)
 {
-    struct cuda *c = cuda_of(be);
-    add_norm_kernel<<<(unsigned)n_rows, NORM_THREADS, 0, c->stream>>>(out, x, add, w, eps, width);
-    LAUNCHED();
-}
-
-static __global__ void silu_mul_kernel(float *out, const float *gu, size_t n, int32_t f)
-{
-    for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (size_t)gridDim.x * THREADS) {
-        const float *gate = gu + i / f * 2 * f + i % f;
-        out[i] = gate[0] / (1.0f + expf(-gate[0])) * gate[f];
+    const int32_t n = a.width / 4;
+    float4 *x = (float4 *)(a.x + (size_t)blockIdx.x * a.width), v[QUADS];
+    const float4 *add = a.add ? (const float4 *)(a.add + (size_t)blockIdx.x * a.width) : NULL;
+    float squares = 0;
+#pragma unroll
+    for (int q = 0; q < QUADS; q++) {
+        int32_t i = threadIdx.x + q * NORM_THREADS;
+        v[q] = i < n ? x[i] : float4{};
+        if (add && i < n) {
+            float4 b = add[i];
+            v[q] = {v[q].x + b.x, v[q].y + b.y, v[q].z + b.z, v[q].w + b.w};
+        }
+    }
+#pragma unroll
+    for (int q = 0; q < QUADS; q++) {
+        int32_t i = threadIdx.x + q * NORM_THREADS;
+        squares = fmaf(v[q].x, v[q].x, fmaf(v[q].y, v[q].y, fmaf(v[q].z, v[q].z, fmaf(v[q].w, v[q].w, squares))));
+        if (add && i < n)
+            x[i] = v[q];
+    }
+    if (!a.out)
+        return;
+    float scale = 1.0f / sqrtf(block_sum(squares) / (float)a.width + a.eps);
+#pragma unroll
+    for (int q = 0; q < QUADS; q++) {
+        int32_t i = threadIdx.x + q * NORM_THREADS;
+        if (i >= n)
+            continue;
+        float4 w = ((const float4 *)a.w)[i];
+        put_quad(a.out + (size_t)blockIdx.x * a.stride + 4 * i,
+                 {v[q].x * scale * w.x, v[q].y * scale * w.y, v[q].z * scale * w.z, v[q].w * scale * w.w});
     }
 }
 
-void cuda_silu_mul(struct backend *be, float *out, const float *gu, int32_t n_rows, int32_t f)
+void cuda_add_norm(struct backend *be, void *out, float *x, const float *add, const float *w, float eps, int32_t n_rows,
+                   int32_t width)
 {
     struct cuda *c = cuda_of(be);
-    size_t n = (size_t)n_rows * f;
-    silu_mul_kernel<<<grid_over(n), THREADS, 0, c->stream>>>(out, gu, n, f);
+    struct norm_args a = {(__nv_bfloat16 *)out, x, add, w, eps, width, cuda_pad(width)};
+    unsigned rows = (unsigned)n_rows;
+    int32_t quads = (width / 4 + NORM_THREADS - 1) / NORM_THREADS;
+    if (width % 8 != 0 || quads > NORM_QUADS)
+        norm_any_kernel<<<rows, NORM_THREADS, 0, c->stream>>>(a);
+    else if (quads <= 1)
+        norm_kernel<1><<<rows, NORM_THREADS, 0, c->stream>>>(a);
+    else if (quads <= 2)
+        norm_kernel<2><<<rows, NORM_THREADS, 0, c->stream>>>(a);
+    else
+        norm_kernel<NORM_QUADS><<<rows, NORM_THREADS, 0, c->stream>>>(a);
     LAUNCHED();
 }
 
-static __global__ void gather_kernel(float *out, const float *x, const int32_t *rows, int32_t width)
+/* -- silu_mul ---------------------------------------------------------------------------------------------------- */
+
+static __device__ inline float silu_of(float gate, float up)
 {
-    const float *from = x + (size_t)rows[blockIdx.x] * width;
-    for (int32_t i = threadIdx.x; i < width; i += THREADS)
-        out[(size_t)blockIdx.x * width + i] = from[i];
+    return gate / (1.0f + __expf(-gate)) * up;
 }
 
-void cuda_gather(struct backend *be, float *out, const float *x, const int32_t *rows, int32_t n, int32_t width)
+/* Any width. */
+static __global__ void silu_any_kernel(__nv_bfloat16 *out, const float *gu, size_t n, int32_t f, int32_t stride)
+{
+    for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (size_t)gridDim.x * THREADS) {
+        const float *gate = gu + i / stride * 2 * f + i % stride;
+        out[i] = __float2bfloat16_rn((int32_t)(i % stride) < f ? silu_of(gate[0], gate[f]) : 0.0f);
+    }
+}
+
+/* Grid: runs of columns x rows; a thread owns four columns. */
+static __global__ void silu_kernel(__nv_bfloat16 *out, const float *gu, int32_t f)
+{
+    int32_t i = 4 * (blockIdx.x * THREADS + threadIdx.x);
+    if (i >= f)
+        return;
+    const float *row = gu + (size_t)blockIdx.y * 2 * f;
+    float4 g = *(const float4 *)(row + i), u = *(const float4 *)(row + f + i);
+    put_quad(out + (size_t)blockIdx.y * f + i,
+             {silu_of(g.x, u.x), silu_of(g.y, u.y), silu_of(g.z, u.z), silu_of(g.w, u.w)});
+}
+
+void cuda_silu_mul(struct backend *be, void *out, const float *gu, int32_t n_rows, int32_t f)
 {
     struct cuda *c = cuda_of(be);
-    const int32_t *dev = stage_ints(c, rows, n);
-    gather_kernel<<<(unsigned)n, THREADS, 0, c->stream>>>(out, x, dev, width);
+    int32_t stride = cuda_pad(f);
+    size_t n = (size_t)n_rows * stride;
+    if (f % 8 == 0 && n_rows <= 65535)
+        silu_kernel<<<dim3((unsigned)(f / 4 + THREADS - 1) / THREADS, (unsigned)n_rows), THREADS, 0, c->stream>>>(
+            (__nv_bfloat16 *)out, gu, f);
+    else
+        silu_any_kernel<<<grid_over(n), THREADS, 0, c->stream>>>((__nv_bfloat16 *)out, gu, n, f, stride);
     LAUNCHED();
 }
+
+/* -- merge ------------------------------------------------------------------------------------------------------- */
 
 /* Grid: vectors. A side that saw no key is not read. */
 static __global__ void merge_kernel(struct attn_partial a, struct attn_partial b, int32_t d)

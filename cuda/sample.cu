@@ -19,7 +19,7 @@ struct sampler {
     struct fast_pool *pool;
     float *scratch; /* [threads][2 * max_vocab] */
     int32_t max_vocab;
-    struct stage_slot logits; /* only its host part is used */
+    struct stage_slot logits, drawn; /* only their host parts are used */
 };
 
 struct sample_job {
@@ -49,6 +49,13 @@ void cuda_sample(struct backend *be, const float *logits, int32_t vocab, const s
     CU(cudaStreamSynchronize(c->stream));
     struct sample_job job = {(const float *)s->logits.host, vocab, rows, out, s};
     fast_pool_run(s->pool, sample_piece, &job, n);
+    stage_reserve(&s->drawn, (size_t)n * sizeof(int32_t));
+    for (int32_t i = 0; i < n; i++) {
+        assert(rows[i].after == 0);
+        ((int32_t *)s->drawn.host)[i] = out[i].id;
+    }
+    CU(cudaMemcpyAsync(c->drawn, s->drawn.host, (size_t)n * sizeof(int32_t), cudaMemcpyHostToDevice, c->stream));
+    CU(cudaEventRecord(s->drawn.copied, c->stream));
 }
 
 int sampler_open(struct sampler **out, int32_t threads, int32_t max_vocab, struct err *e)
@@ -78,6 +85,7 @@ void sampler_close(struct sampler *s)
     if (!s)
         return;
     stage_free(&s->logits);
+    stage_free(&s->drawn);
     fast_pool_close(s->pool);
     free(s->scratch);
     delete s;

@@ -1,4 +1,8 @@
-/* stage - host arrays on their way to the card: pinned memory, one copy each, nothing waits. */
+/* stage - the step's arrays on their way to the card: packed into pinned memory, one copy, nothing waits.
+ *
+ * Memory is taken at open for the largest step. Arrays whose length is fixed by the counts of rows and sequences come
+ * first, the block table last; so steps of the same counts have them at the same place, and a recorded pass finds them.
+ */
 #include "cuda/cuda.cuh"
 
 #include <assert.h>
@@ -31,76 +35,105 @@ void stage_free(struct stage_slot *s)
     *s = {};
 }
 
-static void send(struct cuda *c, struct stage_slot *s, size_t bytes)
+void stage_send(struct cuda *c, struct stage_slot *s, size_t bytes)
 {
     CU(cudaMemcpyAsync(s->dev, s->host, bytes, cudaMemcpyHostToDevice, c->stream));
     CU(cudaEventRecord(s->copied, c->stream));
 }
 
-const int32_t *stage_ints(struct cuda *c, const int32_t *host, int32_t n)
-{
-    struct stage_slot *s = &c->stage.slot[c->stage.turn++ % STAGE_SLOTS];
-    size_t bytes = (size_t)n * sizeof *host;
-    stage_reserve(s, bytes);
-    memcpy(s->host, host, bytes);
-    send(c, s, bytes);
-    return (const int32_t *)s->dev;
-}
-
 /* -- the step ---------------------------------------------------------------------------------------------------- */
 
-/* Arrays one after the other in a slot, each aligned to 16 bytes. Without a slot it only counts. */
-struct packer {
-    struct stage_slot *to;
-    size_t at;
-};
+enum array { IDS, AFTER, POS, ROW_SEQ, SEQ_ROW, TABLE_AT, OUT_ROW, TABLE, N_ARRAYS };
 
-static size_t pack(struct packer *p, const void *from, size_t bytes)
+/* Where each array begins, in bytes; returns the bytes of all. */
+static size_t lay_out(size_t at[N_ARRAYS], int64_t rows, int64_t seqs, int64_t outs, int64_t table)
 {
-    size_t at = p->at;
-    if (p->to && from)
-        memcpy((char *)p->to->host + at, from, bytes);
-    p->at = (at + bytes + 15) & ~(size_t)15;
-    return at;
+    const int64_t n[N_ARRAYS] = {rows, rows, rows, rows, seqs + 1, seqs + 1, outs, table};
+    size_t end = 0;
+    for (int i = 0; i < N_ARRAYS; i++) {
+        at[i] = end;
+        end = (end + (size_t)n[i] * sizeof(int32_t) + 15) & ~(size_t)15;
+    }
+    return end;
 }
 
-/* Lay out all arrays; with p->to set, fill them and set `at`. */
-static void pack_step(struct packer *p, const struct step *st, struct step_dev *at)
+void stage_open(struct cuda *c, int64_t max_table)
 {
-    size_t rows = (size_t)st->n_rows * sizeof(int32_t), seqs = ((size_t)st->n_seqs + 1) * sizeof(int32_t);
-    size_t pos = pack(p, st->pos, rows), row_seq = pack(p, st->row_seq, rows), seq_row = pack(p, st->seq_row, seqs);
-    size_t table_at = pack(p, st->table_at, seqs);
-    size_t table = pack(p, st->table, (size_t)st->table_at[st->n_seqs] * sizeof(int32_t));
-    if (!p->to)
-        return;
-    char *dev = (char *)p->to->dev;
-    at->pos = (const int32_t *)(dev + pos);
-    at->row_seq = (const int32_t *)(dev + row_seq);
-    at->seq_row = (const int32_t *)(dev + seq_row);
-    at->table_at = (const int32_t *)(dev + table_at);
-    at->table = (const int32_t *)(dev + table);
-    at->n_rows = st->n_rows;
-    at->n_seqs = st->n_seqs;
+    size_t at[N_ARRAYS];
+    stage_reserve(&c->stage.slot, lay_out(at, c->max_rows, c->max_seqs, c->max_seqs, max_table));
+    CU(cudaEventRecord(c->stage.slot.copied, c->stream));
 }
 
-const struct step_dev *stage_step(struct cuda *c, const struct step *step)
+static void put(int32_t *to, const int32_t *from, int32_t n)
+{
+    if (from)
+        memcpy(to, from, (size_t)n * sizeof *to);
+    else
+        memset(to, 0, (size_t)n * sizeof *to);
+}
+
+/* Rows beyond the step's own: each a sequence without blocks, at position -1. */
+static void fill_up(int32_t *const array[N_ARRAYS], int32_t n, int32_t want)
+{
+    for (int32_t t = n; t < want; t++) {
+        array[IDS][t] = array[AFTER][t] = 0;
+        array[POS][t] = -1;
+        array[ROW_SEQ][t] = array[OUT_ROW][t] = t;
+        array[SEQ_ROW][t + 1] = t + 1;
+        array[TABLE_AT][t + 1] = array[TABLE_AT][t];
+    }
+}
+
+void stage_put(struct cuda *c, const struct step *st, int32_t n_rows)
 {
     struct stage *g = &c->stage;
-    if (g->number == step->number)
-        return &g->at;
-    struct packer count = {}, fill = {&g->step, 0};
-    pack_step(&count, step, NULL);
-    stage_reserve(&g->step, count.at);
-    pack_step(&fill, step, &g->at);
-    assert(fill.at == count.at);
-    send(c, &g->step, fill.at);
-    g->number = step->number;
-    return &g->at;
+    bool more = n_rows > st->n_rows;
+    int32_t n_seqs = more ? n_rows : st->n_seqs, n_out = more ? n_rows : st->n_out;
+    int32_t n_table = st->table_at ? st->table_at[st->n_seqs] : 0, *host[N_ARRAYS];
+    const int32_t *dev[N_ARRAYS];
+    size_t at[N_ARRAYS], bytes = lay_out(at, n_rows, n_seqs, n_out, n_table);
+    assert(!more || st->decode);
+    stage_reserve(&g->slot, bytes);
+    for (int i = 0; i < N_ARRAYS; i++) {
+        host[i] = (int32_t *)((char *)g->slot.host + at[i]);
+        dev[i] = (const int32_t *)((char *)g->slot.dev + at[i]);
+    }
+    put(host[IDS], st->ids, st->n_rows);
+    put(host[AFTER], st->after, st->n_rows);
+    put(host[POS], st->pos, st->n_rows);
+    put(host[ROW_SEQ], st->row_seq, st->n_rows);
+    put(host[SEQ_ROW], st->seq_row, st->n_seqs + 1);
+    put(host[TABLE_AT], st->table_at, st->n_seqs + 1);
+    put(host[OUT_ROW], st->out_row, st->n_out);
+    put(host[TABLE], st->table, n_table);
+    if (more)
+        fill_up(host, st->n_rows, n_rows);
+    stage_send(c, &g->slot, bytes);
+    g->number = st->number;
+    g->at = {dev[IDS],      dev[AFTER],   dev[POS],   dev[ROW_SEQ], dev[SEQ_ROW],
+             dev[TABLE_AT], dev[OUT_ROW], dev[TABLE], n_rows,       n_seqs};
+    g->step = *st;
+    g->step.n_rows = n_rows;
+    g->step.n_seqs = n_seqs;
+    g->step.n_out = n_out;
+    g->step.ids = host[IDS];
+    g->step.after = host[AFTER];
+    g->step.pos = host[POS];
+    g->step.row_seq = host[ROW_SEQ];
+    g->step.seq_row = host[SEQ_ROW];
+    g->step.table_at = host[TABLE_AT];
+    g->step.out_row = host[OUT_ROW];
+    g->step.table = host[TABLE];
+}
+
+const struct step_dev *stage_step(struct cuda *c, const struct step *st)
+{
+    if (c->stage.number != st->number)
+        stage_put(c, st, st->n_rows);
+    return &c->stage.at;
 }
 
 void stage_close(struct stage *s)
 {
-    for (int i = 0; i < STAGE_SLOTS; i++)
-        stage_free(&s->slot[i]);
-    stage_free(&s->step);
+    stage_free(&s->slot);
 }

@@ -1,15 +1,20 @@
 /* backend - every op with its shapes: the contract between models and the hardware. C17 and C++17.
  *
  * `cpu_ref` is the truth: scalar C, float32. `cpu_fast` and `cuda` are tested against it op by op with written
- * tolerances. All activations are float32 in memory; `cuda` rounds the inputs of a linear layer to bfloat16. Shapes: T
- * rows of the step, E model width, H query heads, G kv heads, D head_dim, F feed-forward width, V vocabulary, R logits
- * rows. All arrays row-major, 64-byte aligned, in backend memory (alloc) unless said otherwise.
+ * tolerances. Activations are float32 in memory, but for INPUT ROWS: what a linear layer reads lies in the backend's
+ * own type, ops_input_bytes a row, and the ops before it (add_norm, attention, silu_mul) write it so: float32 on the
+ * CPU, bfloat16 on `cuda`. Shapes: T rows of the step, E model width, H query heads, G kv heads, D head_dim, F
+ * feed-forward width, V vocabulary, R logits rows. All arrays row-major, 64-byte aligned, in backend memory (alloc)
+ * unless said otherwise.
  *
  * Row invariance: on the CPU backends the bits of an output row depend on that row's inputs alone, not on T, on the
  * other rows, on chunking or on the number of threads. Sums run in one fixed order. On `cuda` this holds for every op
  * but linear, whose library picks an algorithm by the number of rows: it refuses backend_opts.deterministic.
  *
- * Calls are queued in order and may return before they are done; `sync` waits. CPU backends are done when they return.
+ * Calls are queued in order and may return before they are done; `sync` waits for all of them, `step_wait` for a step.
+ * CPU backends are done when they return. Up to `depth` steps may be queued at a time: the tokens that a step chooses
+ * are then not known to the host while the next is queued, which names them by their draw (step.h, `after`).
+ *
  * One engine thread calls; a backend may have its own workers inside. Ops can't fail: shapes are checked by assert and
  * everything is allocated before. A device that dies ends the process (style rule 12).
  */
@@ -33,11 +38,13 @@
 
 /* Host bytes of a weight matrix [rows][cols] as a loader found them: row r begins at data + r * row_bytes. */
 struct weight_part {
-    const void *data;
-    uint32_t dtype; /* enum dtype */
-    int32_t rows;   /* N: output features */
-    int32_t cols;   /* K: input features; a multiple of 32 for block types */
+    const void *data; /* NULL with made_scale: the bytes are the formula of load_random.c, for weight_make */
+    uint32_t dtype;   /* enum dtype */
+    int32_t rows;     /* N: output features */
+    int32_t cols;     /* K: input features; a multiple of 32 for block types */
     uint64_t row_bytes;
+    uint64_t made_key; /* of a matrix that is made, not read: bf16(v[i] * made_scale) under that key, */
+    float made_scale;  /* 0 = it is read */
 };
 
 #define WEIGHT_PARTS_MAX 3
@@ -64,7 +71,8 @@ struct attn_partial {
 };
 
 struct attn_args {
-    struct attn_partial out;
+    struct attn_partial out; /* o is NULL when the result goes to out_input */
+    void *out_input;         /* [T] input rows of H * D, or NULL */
     const float *q;          /* [T] rows of q_stride floats; head h at h * D */
     int64_t q_stride;        /* floats from row to row (q lies in the packed qkv) */
     const struct step *step; /* rows, positions, block tables */
@@ -91,6 +99,8 @@ struct backend_opts {
     int32_t threads;   /* 0 = sys_cpu_count() */
     const char *isa;   /* cpu: "auto", "avx2", "avx512"; NULL = auto. Not there = open fails and says what is */
     int32_t max_rows;  /* largest T a step will have: backends size scratch with it */
+    int32_t max_seqs;  /* largest S and R; 0 = max_rows */
+    int64_t max_table; /* most block ids that a step names; 0 = what the first steps need (memory is taken then) */
     int32_t max_cols;  /* largest K of any weight */
     int32_t max_vocab; /* largest V that `sample` will see; 0 = none */
     /* Row invariance for every op, whatever it costs. One that can't: open fails with -ENOTSUP and says so. */
@@ -101,7 +111,9 @@ struct backend; /* state of an open backend; its first member is `const struct b
 
 struct backend_ops {
     uint32_t abi;
-    const char *name; /* "cpu_ref", "cpu_fast", "cuda" */
+    const char *name;     /* "cpu_ref", "cpu_fast", "cuda" */
+    uint32_t input_dtype; /* of input rows: DT_F32, or DT_BF16 with columns filled up with zeros to a multiple of 8 */
+    int32_t depth;        /* steps worth queueing at a time: 1, or 2 where the host is not what computes */
     /* Does this machine have what the backend needs? 0 and *memory = bytes of its own memory that are free, or -ENODEV,
      * -ENOTSUP with e saying what is missing. May leave the device's context in this process: ask in a process that
      * computes, or in one that ends. NULL: always, and it takes host memory. Any thread. */
@@ -122,19 +134,38 @@ struct backend_ops {
      * 0, -ENOMEM, or -ENOTSUP for a dtype it does not take (named in e). */
     int (*weight_load)(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
                        struct err *e);
+    /* The same for parts that are made: nothing crosses the bus. NULL: it can't; load them. */
+    int (*weight_make)(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
+                       struct err *e);
     void (*weight_free)(struct backend *be, struct weight *w); /* zeroes w */
     /* Bytes weight_load will take for this part, for --plan. */
     uint64_t (*weight_bytes)(uint32_t dtype, int32_t rows, int32_t cols);
 
-    /* -- ops */
-    /* out[T][E] = row ids[t] of table (dequantised). */
-    void (*embed)(struct backend *be, float *out, const struct weight *table, const int32_t *ids, int32_t n_rows);
-    /* When add is not NULL: x += add, in place. Then out = x / sqrt(mean(x^2) + eps) * w. x, add, out [T][E], w [E];
-     * out may be NULL (only the sum is wanted). Zhang & Sennrich 2019, eq. 4. */
-    void (*add_norm)(struct backend *be, float *out, float *x, const float *add, const float *w, float eps,
+    /* -- a step: pass_begin, the ops of the forward pass, pass_end, sample, step_end; later step_wait. Other ops (copy)
+     * come before pass_begin or after step_end. All five may be NULL together: the step is run as it is, op by op. */
+    /* Bring the step's arrays to where the ops look for them (host arrays may change after return). The step to run the
+     * ops with: `step` itself; or one filled up with rows that count for nothing, so that what is recorded serves
+     * others, too; or NULL: the pass has been queued as a whole, recorded from an earlier step, and no op may follow.
+     */
+    const struct step *(*pass_begin)(struct backend *be, const struct step *step);
+    void (*pass_end)(struct backend *be);
+    /* All of the step has been queued. */
+    void (*step_end)(struct backend *be, uint64_t number);
+    /* Wait until all up to step_end(number) is done: the results of its `sample` are there. Steps in order. */
+    void (*step_wait)(struct backend *be, uint64_t number);
+
+    /* -- ops. An output of input rows has zeros in the columns that fill it up. */
+    /* out[T][E] = row of table (dequantised) for each token of the step. */
+    void (*embed)(struct backend *be, float *out, const struct weight *table, const struct step *step);
+    /* When add is not NULL: x += add, in place. Then out = x / sqrt(mean(x^2) + eps) * w. x, add [T][E], w [E]; out
+     * [T] input rows of E, or NULL (only the sum is wanted). Zhang & Sennrich 2019, eq. 4. */
+    void (*add_norm)(struct backend *be, void *out, float *x, const float *add, const float *w, float eps,
                      int32_t n_rows, int32_t width);
-    /* out[T][N] = x[T][K] * W[N][K]^T. */
-    void (*linear)(struct backend *be, float *out, const float *x, const struct weight *w, int32_t n_rows);
+    /* out[T][N] = x[T][K] * W[N][K]^T; x: input rows of K. */
+    void (*linear)(struct backend *be, float *out, const void *x, const struct weight *w, int32_t n_rows);
+    /* linear, then silu_mul, in one: w is gate and up, gu [T][2F] scratch. NULL: call the two. */
+    void (*linear_silu)(struct backend *be, void *out, float *gu, const void *x, const struct weight *w,
+                        int32_t n_rows);
     /* Rotary embedding, pairs (i, i + D/2) ("neox" order; loaders bring q and k rows into it), and the KV write.
      * Su et al. 2021, eq. 34. */
     void (*rope_kv)(struct backend *be, const struct rope_args *a);
@@ -142,11 +173,12 @@ struct backend_ops {
     void (*attention)(struct backend *be, const struct attn_args *a);
     /* a := merge(a, b), in place, n = T * H vectors of d floats: lse = ln(e^a + e^b), o weighted by e^(lse_i - lse). */
     void (*merge)(struct backend *be, struct attn_partial a, struct attn_partial b, int32_t n, int32_t d);
-    /* out[T][F] = silu(gu[t][f]) * gu[t][F + f]; gu [T][2F]. */
-    void (*silu_mul)(struct backend *be, float *out, const float *gu, int32_t n_rows, int32_t f);
-    /* out[R][E] = x[rows[r]]. */
-    void (*gather)(struct backend *be, float *out, const float *x, const int32_t *rows, int32_t n, int32_t width);
-    /* Choose a token for each of R rows of logits[R][V] (left unchanged); see sample.h. Host arrays. */
+    /* out[t][f] = silu(gu[t][f]) * gu[t][F + f]; gu [T][2F], out [T] input rows of F. */
+    void (*silu_mul)(struct backend *be, void *out, const float *gu, int32_t n_rows, int32_t f);
+    /* out[r] = x[step->out_row[r]], rows of row_bytes (a multiple of 4). */
+    void (*gather)(struct backend *be, void *out, const void *x, const struct step *step, uint64_t row_bytes);
+    /* Choose a token for each of R rows of logits[R][V] (left unchanged); see sample.h. Host arrays; rows may change
+     * after return, out is written at the latest by step_wait or sync. At most max_seqs rows. */
     void (*sample)(struct backend *be, const float *logits, int32_t vocab, const struct sample_row *rows,
                    struct sample_out *out, int32_t n);
     /* Wait until everything queued is done. */
@@ -161,6 +193,12 @@ struct backend_head {
 static inline const struct backend_ops *backend_ops(const struct backend *be)
 {
     return ((const struct backend_head *)(const void *)be)->ops;
+}
+
+/* Bytes of an input row of so many columns. */
+static inline uint64_t ops_input_bytes(const struct backend_ops *op, int32_t cols)
+{
+    return op->input_dtype == DT_BF16 ? 2 * (uint64_t)((cols + 7) & ~7) : 4 * (uint64_t)cols;
 }
 
 extern const struct backend_ops backend_cpu_ref;

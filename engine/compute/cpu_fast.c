@@ -79,12 +79,13 @@ static int choose_isa(const struct fast_isa **out, const char *name, struct err 
 /* Lay the scratch of the ops out in one block of memory; with f->memory NULL only count. Returns its bytes. */
 static size_t lay_out(struct cpu_fast *f)
 {
-    enum { Q, D, S, SUM, SCRATCH, SAMPLING, ATTN, N };
+    enum { Q, D, S, SUM, SCRATCH, SAMPLING, DRAWN, ATTN, N };
     size_t q = (size_t)f->max_rows * (size_t)f->max_cols, blocks = q / QUANT_BLOCK, threads = (size_t)f->threads;
     size_t size[N] = {[Q] = q * sizeof(int16_t), [D] = blocks * sizeof(float), [S] = blocks * sizeof(float)};
     size[SUM] = blocks * sizeof(int32_t);
     size[SCRATCH] = threads * FAST_SCRATCH;
     size[SAMPLING] = threads * 2 * (size_t)f->max_vocab * sizeof(float);
+    size[DRAWN] = (size_t)f->max_draws * sizeof(int32_t);
     size[ATTN] = fast_attn_bytes(f->max_rows, f->threads);
     uint8_t *at[N];
     size_t end = 0;
@@ -99,6 +100,7 @@ static size_t lay_out(struct cpu_fast *f)
         f->acts.sum = (int32_t *)(void *)at[SUM];
         f->scratch = at[SCRATCH];
         f->sampling = (float *)(void *)at[SAMPLING];
+        f->drawn = (int32_t *)(void *)at[DRAWN];
         f->attn = fast_attn_init(at[ATTN], f);
     }
     return end;
@@ -125,6 +127,7 @@ static int fast_open(struct backend **out, const struct backend_opts *o, struct 
     f->max_rows = o->max_rows;
     f->max_cols = o->max_cols;
     f->max_vocab = o->max_vocab;
+    f->max_draws = o->max_seqs ? o->max_seqs : o->max_rows;
     int rc = choose_isa(&f->isa, o->isa, e);
     if (rc != 0)
         goto fail;
@@ -210,7 +213,7 @@ struct row_job {
     float *out, *x;
     const float *in, *w;
     const struct weight *table;
-    const int32_t *ids;
+    const struct step *of;
     const struct rope_args *rope;
     float eps;
     int32_t width;
@@ -233,7 +236,7 @@ static void run_rows(struct row_job *j, int32_t floats_per_row)
 
 static void embed_row(const struct row_job *j, int32_t t)
 {
-    int32_t id = j->ids[t], part = 0;
+    int32_t id = step_id(j->of, t, j->f->drawn), part = 0;
     assert(id >= 0 && id < j->table->rows);
     for (; id >= j->table->part[part].rows; part++)
         id -= j->table->part[part].rows;
@@ -241,12 +244,12 @@ static void embed_row(const struct row_job *j, int32_t t)
     fast_unpack_row(j->out + (int64_t)t * j->width, s->data, s->dtype, j->width, id);
 }
 
-static void fast_embed(struct backend *be, float *out, const struct weight *table, const int32_t *ids, int32_t n_rows)
+static void fast_embed(struct backend *be, float *out, const struct weight *table, const struct step *step)
 {
-    struct row_job j = {.f = cpu_fast(be), .n_rows = n_rows, .row = embed_row};
+    struct row_job j = {.f = cpu_fast(be), .n_rows = step->n_rows, .row = embed_row};
     j.out = out;
     j.table = table;
-    j.ids = ids;
+    j.of = step;
     j.width = table->cols;
     run_rows(&j, 4 * table->cols); /* single bytes far apart: slower than floats in order */
 }
@@ -257,7 +260,7 @@ static void norm_row(const struct row_job *j, int32_t t)
     j->f->isa->add_norm(j->out ? j->out + at : NULL, j->x + at, j->in ? j->in + at : NULL, j->w, j->eps, j->width);
 }
 
-static void fast_add_norm(struct backend *be, float *out, float *x, const float *add, const float *w, float eps,
+static void fast_add_norm(struct backend *be, void *out, float *x, const float *add, const float *w, float eps,
                           int32_t n_rows, int32_t width)
 {
     struct row_job j = {.f = cpu_fast(be), .n_rows = n_rows, .row = norm_row};
@@ -275,7 +278,7 @@ static void silu_row(const struct row_job *j, int32_t t)
     j->f->isa->silu_mul(j->out + (int64_t)t * j->width, j->in + 2 * (int64_t)t * j->width, j->width);
 }
 
-static void fast_silu_mul(struct backend *be, float *out, const float *gu, int32_t n_rows, int32_t f)
+static void fast_silu_mul(struct backend *be, void *out, const float *gu, int32_t n_rows, int32_t f)
 {
     struct row_job j = {.f = cpu_fast(be), .n_rows = n_rows, .row = silu_row};
     j.out = out;
@@ -286,17 +289,19 @@ static void fast_silu_mul(struct backend *be, float *out, const float *gu, int32
 
 static void gather_row(const struct row_job *j, int32_t t)
 {
-    memcpy(j->out + (int64_t)t * j->width, j->in + (int64_t)j->ids[t] * j->width, (size_t)j->width * sizeof(float));
+    memcpy(j->out + (int64_t)t * j->width, j->in + (int64_t)j->of->out_row[t] * j->width,
+           (size_t)j->width * sizeof(float));
 }
 
-static void fast_gather(struct backend *be, float *out, const float *x, const int32_t *rows, int32_t n, int32_t width)
+static void fast_gather(struct backend *be, void *out, const void *x, const struct step *step, uint64_t row_bytes)
 {
-    struct row_job j = {.f = cpu_fast(be), .n_rows = n, .row = gather_row};
+    struct row_job j = {.f = cpu_fast(be), .n_rows = step->n_out, .row = gather_row};
+    assert(row_bytes % sizeof(float) == 0);
     j.out = out;
     j.in = x;
-    j.ids = rows;
-    j.width = width;
-    run_rows(&j, width);
+    j.of = step;
+    j.width = (int32_t)(row_bytes / sizeof(float));
+    run_rows(&j, j.width);
 }
 
 static void rope_row(const struct row_job *j, int32_t t)
@@ -346,15 +351,19 @@ static void sample_piece(void *ctx, int32_t row, int32_t thread)
 {
     struct sample_job *j = ctx;
     float *scratch = j->f->sampling + (size_t)thread * 2 * (size_t)j->f->max_vocab;
-    sample_row_cpu(j->logits + (int64_t)row * j->vocab, j->vocab, &j->rows[row], &j->out[row], scratch);
+    uint32_t after = j->rows[row].after;
+    sample_row_cpu_after(j->logits + (int64_t)row * j->vocab, j->vocab, &j->rows[row],
+                         after ? j->f->drawn[after - 1] : -1, &j->out[row], scratch);
 }
 
 static void fast_sample(struct backend *be, const float *logits, int32_t vocab, const struct sample_row *rows,
                         struct sample_out *out, int32_t n)
 {
     struct sample_job j = {cpu_fast(be), logits, vocab, rows, out};
-    assert(vocab <= j.f->max_vocab);
+    assert(vocab <= j.f->max_vocab && n <= j.f->max_draws);
     fast_pool_run(j.f->pool, sample_piece, &j, n);
+    for (int32_t i = 0; i < n; i++)
+        j.f->drawn[i] = out[i].id;
 }
 
 static void fast_sync(struct backend *be)
@@ -364,6 +373,8 @@ static void fast_sync(struct backend *be)
 const struct backend_ops backend_cpu_fast = {
     .abi = BACKEND_ABI,
     .name = "cpu_fast",
+    .input_dtype = DT_F32,
+    .depth = 1,
     .open = fast_open,
     .close = fast_close,
     .describe = fast_describe,

@@ -92,13 +92,14 @@ struct cpu_fast {
     struct backend_head head;
     const struct fast_isa *isa;
     struct fast_pool *pool;
-    int32_t threads, max_rows, max_cols, max_vocab;
+    int32_t threads, max_rows, max_cols, max_vocab, max_draws;
     struct fast_acts acts; /* room for max_rows x max_cols */
     uint8_t *scratch;      /* threads x FAST_SCRATCH */
     struct fast_attn_plan *attn;
     void *memory; /* all of the above in one block */
     size_t memory_bytes;
     float *sampling;         /* threads x 2 x max_vocab */
+    int32_t *drawn;          /* [max_draws] what the sampler chose last */
     struct fast_slab *slabs; /* weights */
     char text[64];
 };
@@ -120,7 +121,7 @@ void fast_pack(uint8_t *to, const struct weight_part *p);
 void fast_unpack_row(float *out, const uint8_t *panels, uint32_t dtype, int32_t cols, int32_t r);
 
 /* -- cpu_fast_gemm.c, cpu_fast_attn.c: ops of backend.h */
-void fast_linear(struct backend *be, float *out, const float *x, const struct weight *w, int32_t n_rows);
+void fast_linear(struct backend *be, float *out, const void *x, const struct weight *w, int32_t n_rows);
 void fast_attention(struct backend *be, const struct attn_args *a);
 void fast_merge(struct backend *be, struct attn_partial a, struct attn_partial b, int32_t n, int32_t d);
 /* Bytes that attention works in, and its state set up in zeroed memory of that size. */

@@ -73,7 +73,7 @@ static struct unit unit_at(const struct fast_attn_plan *p, const struct span *s,
 static float *unit_out(const struct fast_attn_plan *p, const struct unit *u, int32_t row, int32_t head)
 {
     int64_t at = (int64_t)(u->span->row0 + row) * p->a->n_heads + u->head0 + head;
-    return p->a->out.o + at * head_dim(p);
+    return (p->a->out_input ? (float *)p->a->out_input : p->a->out.o) + at * head_dim(p);
 }
 
 static void unit_begin(const struct fast_attn_plan *p, const struct unit *u, float *lse)

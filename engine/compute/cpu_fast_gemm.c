@@ -98,7 +98,7 @@ static void cut(struct linear_job *j)
     j->per_chunk = div_up(j->panels, j->panel_step);
 }
 
-void fast_linear(struct backend *be, float *out, const float *x, const struct weight *w, int32_t n_rows)
+void fast_linear(struct backend *be, float *out, const void *x, const struct weight *w, int32_t n_rows)
 {
     struct cpu_fast *f = cpu_fast(be);
     assert(n_rows <= f->max_rows && w->cols <= f->max_cols);

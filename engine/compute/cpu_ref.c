@@ -29,9 +29,10 @@
 
 struct cpu_ref {
     struct backend_head head;
-    int32_t max_cols, max_vocab;
+    int32_t max_cols, max_vocab, max_draws;
     float *row;     /* [max_cols] one dequantised row of a weight */
     float *scratch; /* [2 * max_vocab] for the sampler */
+    int32_t *drawn; /* [max_draws] what it chose last */
 };
 
 static struct cpu_ref *ref_of(struct backend *be)
@@ -56,6 +57,7 @@ static void ref_close(struct backend *be)
     if (!be)
         return;
     struct cpu_ref *r = ref_of(be);
+    free(r->drawn);
     free(r->scratch);
     free(r->row);
     free(r);
@@ -70,9 +72,11 @@ static int ref_open(struct backend **out, const struct backend_opts *o, struct e
     if (!r)
         goto fail;
     *r = (struct cpu_ref){.head = {&backend_cpu_ref}, .max_cols = o->max_cols, .max_vocab = o->max_vocab};
+    r->max_draws = o->max_seqs ? o->max_seqs : o->max_rows;
     r->row = malloc((size_t)o->max_cols * sizeof *r->row);
     r->scratch = malloc(2 * ((size_t)o->max_vocab + 1) * sizeof *r->scratch);
-    if (!r->row || !r->scratch)
+    r->drawn = calloc((size_t)r->max_draws, sizeof *r->drawn);
+    if (!r->row || !r->scratch || !r->drawn)
         goto fail;
     *out = (struct backend *)(void *)r;
     return 0;
@@ -177,15 +181,16 @@ static double dot(const float *a, const float *b, int32_t n)
     return (s[0] + s[2]) + (s[1] + s[3]);
 }
 
-static void ref_embed(struct backend *be, float *out, const struct weight *table, const int32_t *ids, int32_t n_rows)
+static void ref_embed(struct backend *be, float *out, const struct weight *table, const struct step *step)
 {
-    for (int32_t t = 0; t < n_rows; t++)
-        weight_row(table, ids[t], out + (size_t)t * table->cols);
+    for (int32_t t = 0; t < step->n_rows; t++)
+        weight_row(table, step_id(step, t, ref_of(be)->drawn), out + (size_t)t * table->cols);
 }
 
-static void ref_add_norm(struct backend *be, float *out, float *x, const float *add, const float *w, float eps,
+static void ref_add_norm(struct backend *be, void *out_rows, float *x, const float *add, const float *w, float eps,
                          int32_t n_rows, int32_t width)
 {
+    float *out = out_rows;
     for (int32_t t = 0; t < n_rows; t++) {
         float *xt = x + (size_t)t * width;
         if (add)
@@ -199,9 +204,10 @@ static void ref_add_norm(struct backend *be, float *out, float *x, const float *
     }
 }
 
-static void ref_linear(struct backend *be, float *out, const float *x, const struct weight *w, int32_t n_rows)
+static void ref_linear(struct backend *be, float *out, const void *rows, const struct weight *w, int32_t n_rows)
 {
     struct cpu_ref *r = ref_of(be);
+    const float *x = rows;
     assert(w->cols <= r->max_cols);
     for (int32_t n = 0; n < w->rows; n++) {
         weight_row(w, n, r->row);
@@ -210,26 +216,31 @@ static void ref_linear(struct backend *be, float *out, const float *x, const str
     }
 }
 
-static void ref_silu_mul(struct backend *be, float *out, const float *gu, int32_t n_rows, int32_t f)
+static void ref_silu_mul(struct backend *be, void *out_rows, const float *gu, int32_t n_rows, int32_t f)
 {
+    float *out = out_rows;
     for (int32_t t = 0; t < n_rows; t++, out += f, gu += 2 * (size_t)f)
         for (int32_t i = 0; i < f; i++)
             out[i] = (float)(gu[i] / (1.0 + exp(-(double)gu[i])) * gu[f + i]);
 }
 
-static void ref_gather(struct backend *be, float *out, const float *x, const int32_t *rows, int32_t n, int32_t width)
+static void ref_gather(struct backend *be, void *out, const void *x, const struct step *step, uint64_t row_bytes)
 {
-    for (int32_t r = 0; r < n; r++)
-        memcpy(out + (size_t)r * width, x + (size_t)rows[r] * width, (size_t)width * sizeof *out);
+    for (int32_t r = 0; r < step->n_out; r++)
+        memcpy((char *)out + (uint64_t)r * row_bytes, (const char *)x + (uint64_t)step->out_row[r] * row_bytes,
+               row_bytes);
 }
 
 static void ref_sample(struct backend *be, const float *logits, int32_t vocab, const struct sample_row *rows,
                        struct sample_out *out, int32_t n)
 {
     struct cpu_ref *r = ref_of(be);
-    assert(vocab <= r->max_vocab);
+    assert(vocab <= r->max_vocab && n <= r->max_draws);
     for (int32_t i = 0; i < n; i++)
-        sample_row_cpu(logits + (size_t)i * vocab, vocab, &rows[i], &out[i], r->scratch);
+        sample_row_cpu_after(logits + (size_t)i * vocab, vocab, &rows[i],
+                             rows[i].after ? r->drawn[rows[i].after - 1] : -1, &out[i], r->scratch);
+    for (int32_t i = 0; i < n; i++)
+        r->drawn[i] = out[i].id;
 }
 
 /* -- rope and the KV rows ---------------------------------------------------------------------------------------- */
@@ -337,8 +348,9 @@ static void attend(const struct attn_args *a, int32_t t, int32_t h, int32_t begi
         softmax_add(&s, logit, row, d);
     }
     size_t at = (size_t)t * a->n_heads + h;
+    float *o = a->out_input ? a->out_input : a->out.o;
     for (int32_t i = 0; i < d; i++)
-        a->out.o[at * d + i] = s.sum == 0 ? 0.0f : (float)(s.o[i] / s.sum);
+        o[at * d + i] = s.sum == 0 ? 0.0f : (float)(s.o[i] / s.sum);
     if (a->out.lse_ln)
         a->out.lse_ln[at] = s.sum == 0 ? -INFINITY : (float)(s.max + log(s.sum));
 }
@@ -380,6 +392,8 @@ static void ref_merge(struct backend *be, struct attn_partial a, struct attn_par
 const struct backend_ops backend_cpu_ref = {
     .abi = BACKEND_ABI,
     .name = "cpu_ref",
+    .input_dtype = DT_F32,
+    .depth = 1,
     .open = ref_open,
     .close = ref_close,
     .describe = ref_describe,

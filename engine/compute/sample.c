@@ -84,25 +84,39 @@ static void fill_logprobs(const float *logits, int32_t n, int32_t k, struct samp
 
 /* -- adjusting logits -------------------------------------------------------------------------------------------- */
 
-static bool adjusts(const struct sample_row *p)
+static bool penalises(const struct sample_row *p)
 {
-    return p->n_bias || p->n_banned || (p->n_seen && (p->repetition != 1 || p->presence != 0 || p->frequency != 0));
+    return p->repetition != 1 || p->presence != 0 || p->frequency != 0;
 }
 
-static void penalise(float *l, int32_t n, const struct sample_row *p)
+static bool adjusts(const struct sample_row *p, int32_t after)
+{
+    return p->n_bias || p->n_banned || ((p->n_seen || after >= 0) && penalises(p));
+}
+
+static void penalise_one(float *x, uint32_t n_out, const struct sample_row *p)
+{
+    *x = *x > 0 ? *x / p->repetition : *x * p->repetition;
+    if (n_out)
+        *x = *x - p->frequency * (float)n_out - p->presence;
+    *x = clean(*x);
+}
+
+static void penalise(float *l, int32_t n, const struct sample_row *p, int32_t after)
 {
     for (uint32_t i = 0; i < p->n_seen; i++) {
+        bool once_more = p->seen[i].id == after;
         assert(p->seen[i].id >= 0 && p->seen[i].id < n);
-        float *x = &l[p->seen[i].id];
-        *x = *x > 0 ? *x / p->repetition : *x * p->repetition;
-        if (p->seen[i].n_out)
-            *x = *x - p->frequency * (float)p->seen[i].n_out - p->presence;
-        *x = clean(*x);
+        penalise_one(&l[p->seen[i].id], p->seen[i].n_out + once_more, p);
+        if (once_more)
+            after = -1;
     }
+    if (after >= 0)
+        penalise_one(&l[after], 1, p);
 }
 
 /* l[n] = the logits after bias, ban and penalties; all clean. */
-static void adjust(float *l, const float *logits, int32_t n, const struct sample_row *p)
+static void adjust(float *l, const float *logits, int32_t n, const struct sample_row *p, int32_t after)
 {
     int32_t i = 0;
     for (; i + 4 <= n; i += 4) {
@@ -119,8 +133,8 @@ static void adjust(float *l, const float *logits, int32_t n, const struct sample
         assert(p->banned[b] >= 0 && p->banned[b] < n);
         l[p->banned[b]] = -INFINITY;
     }
-    if (p->n_seen && adjusts(p))
-        penalise(l, n, p);
+    if (penalises(p))
+        penalise(l, n, p, after);
 }
 
 /* -- top-k and top-p: the cut ------------------------------------------------------------------------------------ */
@@ -324,13 +338,13 @@ static int32_t draw(const float *w, int32_t n, double u)
     return id;
 }
 
-static int32_t sample_one(const float *logits, int32_t n, const struct sample_row *row, float *scratch)
+static int32_t sample_one(const float *logits, int32_t n, const struct sample_row *row, int32_t after, float *scratch)
 {
     bool greedy = !(row->temperature > 0) || row->top_k == 1;
-    if (greedy && !adjusts(row))
+    if (greedy && !adjusts(row, after))
         return argmax(logits, n);
     float *l = scratch, *w = scratch + n;
-    adjust(l, logits, n, row);
+    adjust(l, logits, n, row, after);
     float max = max_of(l, n);
     if (greedy || max == -INFINITY)
         return argmax(l, n);
@@ -348,8 +362,14 @@ static int32_t sample_one(const float *logits, int32_t n, const struct sample_ro
 void sample_row_cpu(const float *logits, int32_t vocab, const struct sample_row *p, struct sample_out *out,
                     float *scratch)
 {
-    assert(vocab > 0);
-    out->id = sample_one(logits, vocab, p, scratch);
+    sample_row_cpu_after(logits, vocab, p, -1, out, scratch);
+}
+
+void sample_row_cpu_after(const float *logits, int32_t vocab, const struct sample_row *p, int32_t after,
+                          struct sample_out *out, float *scratch)
+{
+    assert(vocab > 0 && after < vocab);
+    out->id = sample_one(logits, vocab, p, after, scratch);
     out->logprob = 0;
     out->n_top = 0;
     if (p->n_logprobs >= 0)

@@ -40,6 +40,7 @@ struct sample_row {
     uint64_t seed;
     uint64_t position; /* of the token to be chosen in its sequence */
     uint32_t choice;   /* index among n choices */
+    uint32_t after;    /* i + 1: what draw i of the call before chose was generated on top of `seen`; 0 = nothing */
     uint32_t n_seen, n_bias, n_banned;
     const struct sample_seen *seen; /* unordered; all ids valid */
     const struct sample_bias *bias;
@@ -63,6 +64,9 @@ extern "C" {
 /* The CPU twin: one row. `scratch` holds 2 * vocab floats and is the caller's (one per thread). */
 void sample_row_cpu(const float *logits, int32_t vocab, const struct sample_row *p, struct sample_out *out,
                     float *scratch);
+/* The same with the id that p->after names (-1: none). */
+void sample_row_cpu_after(const float *logits, int32_t vocab, const struct sample_row *p, int32_t after,
+                          struct sample_out *out, float *scratch);
 
 #ifdef __cplusplus
 }

@@ -37,17 +37,17 @@ static const struct matrix_info {
 enum norm { ATTN_NORM, FFN_NORM, N_NORMS };
 static const char *const norms[N_NORMS] = {"attn_norm", "ffn_norm"};
 
-/* Activations, one block: buffer [rows][cols] floats each. */
+/* Activations, one block: buffer [rows][cols] each, floats or input rows. */
 enum buffer {
     BUF_X,       /* [T][E] residual stream */
-    BUF_H,       /* [T][E] normed */
+    BUF_H,       /* [T][E] normed; input rows */
     BUF_QKV,     /* [T][(H + 2G) D] */
-    BUF_ATT,     /* [T][H D] */
+    BUF_ATT,     /* [T][H D] input rows */
     BUF_GU,      /* [T][2F] */
-    BUF_ACT,     /* [T][F] */
+    BUF_ACT,     /* [T][F] input rows */
     BUF_Y,       /* [T][E] branch that the next add_norm adds to x */
     BUF_OUT_X,   /* [R][E] rows of x that want logits */
-    BUF_OUT_ATT, /* [R][H D] */
+    BUF_OUT_ATT, /* [R][H D] input rows */
     BUF_LOGITS,  /* [R][V] */
     N_BUFFERS
 };
@@ -67,7 +67,7 @@ struct model {
     struct layer *layer;
     void *block;
     uint64_t block_bytes;
-    float *buf[N_BUFFERS];
+    void *buf[N_BUFFERS];
     float inv_freq[MODEL_HEAD_DIM_MAX / 2];
 };
 
@@ -93,25 +93,30 @@ static int32_t dim(const struct model_shape *s, enum dim d)
 }
 
 /* Fill at[] with the offset of each buffer; returns the bytes of the block. */
-static uint64_t lay_out(const struct model_shape *s, int32_t max_rows, int32_t max_out, uint64_t at[N_BUFFERS])
+static uint64_t lay_out(const struct model_shape *s, const struct backend_ops *op, int32_t max_rows, int32_t max_out,
+                        uint64_t at[N_BUFFERS])
 {
     const int32_t t = max_rows, r = max_out, e = s->n_embd, q = dim(s, DIM_Q), kv = dim(s, DIM_KV), f = s->n_ff;
-    const int32_t size[N_BUFFERS][2] = {
-        [BUF_X] = {t, e},
-        [BUF_H] = {t, e},
-        [BUF_QKV] = {t, q + 2 * kv},
-        [BUF_ATT] = {t, q},
-        [BUF_GU] = {t, 2 * f},
-        [BUF_ACT] = {t, f},
-        [BUF_Y] = {t, e},
-        [BUF_OUT_X] = {r, e},
-        [BUF_OUT_ATT] = {r, q},
-        [BUF_LOGITS] = {r, s->vocab},
+    const struct {
+        int32_t rows, cols;
+        bool input;
+    } size[N_BUFFERS] = {
+        [BUF_X] = {t, e, false},
+        [BUF_H] = {t, e, true},
+        [BUF_QKV] = {t, q + 2 * kv, false},
+        [BUF_ATT] = {t, q, true},
+        [BUF_GU] = {t, 2 * f, false},
+        [BUF_ACT] = {t, f, true},
+        [BUF_Y] = {t, e, false},
+        [BUF_OUT_X] = {r, e, false},
+        [BUF_OUT_ATT] = {r, q, true},
+        [BUF_LOGITS] = {r, s->vocab, false},
     };
     uint64_t bytes = 0;
     for (int i = 0; i < N_BUFFERS; i++) {
+        uint64_t row = size[i].input ? ops_input_bytes(op, size[i].cols) : (uint64_t)size[i].cols * sizeof(float);
         at[i] = bytes;
-        bytes += ((uint64_t)size[i][0] * (uint64_t)size[i][1] * sizeof(float) + 63) & ~(uint64_t)63;
+        bytes += ((uint64_t)size[i].rows * row + 63) & ~(uint64_t)63;
     }
     return bytes;
 }
@@ -210,7 +215,7 @@ static int plan(struct loader *l, const struct backend_ops *be, int32_t max_rows
     if (rc)
         return rc;
     *weights = v.backend_bytes;
-    *activations = lay_out(loader_ops(l)->shape(l), max_rows, max_out, at);
+    *activations = lay_out(loader_ops(l)->shape(l), be, max_rows, max_out, at);
     return 0;
 }
 
@@ -224,12 +229,27 @@ static int advance(struct loading *ld, const struct weight_part *p)
     return 0;
 }
 
+/* Can the backend make these parts by itself? They are in part[] then. */
+static bool is_made(struct loading *ld, struct weight_part *part, const char *const *names, int n)
+{
+    bool made = ld->m->op->weight_make;
+    for (int i = 0; i < n && made; i++)
+        made = loader_ops(ld->l)->find(ld->l, names[i], &part[i], ld->e) == 0 && part[i].made_scale > 0;
+    return made;
+}
+
 static int load_matrix(struct loading *ld, struct weight *out, const char *const *names, int n)
 {
     const struct loader_ops *from = loader_ops(ld->l);
     struct weight_loan loan[WEIGHT_PARTS_MAX] = {0};
     struct weight_part part[WEIGHT_PARTS_MAX];
     int rc = 0;
+    if (is_made(ld, part, names, n)) {
+        rc = ld->m->op->weight_make(ld->m->be, out, part, n, ld->e);
+        for (int i = 0; i < n && !rc; i++)
+            rc = advance(ld, &part[i]);
+        return rc;
+    }
     for (int i = 0; i < n && !rc; i++) {
         rc = from->take(ld->l, names[i], &loan[i], ld->e);
         part[i] = loan[i].part;
@@ -306,14 +326,14 @@ static int load_all(struct loading *ld)
 static int take_activations(struct model *m, struct err *e)
 {
     uint64_t at[N_BUFFERS];
-    m->block_bytes = lay_out(&m->head.shape, m->max_rows, m->max_out, at);
+    m->block_bytes = lay_out(&m->head.shape, m->op, m->max_rows, m->max_out, at);
     m->block = m->op->alloc(m->be, m->block_bytes);
     if (!m->block)
         return err_set(e, ENOMEM,
                        "no backend memory for %llu bytes of activations (%d rows a step): lower the step size",
                        (unsigned long long)m->block_bytes, m->max_rows);
     for (int i = 0; i < N_BUFFERS; i++)
-        m->buf[i] = (float *)(void *)((char *)m->block + at[i]);
+        m->buf[i] = (char *)m->block + at[i];
     return 0;
 }
 
@@ -401,7 +421,7 @@ static void project_qkv(struct model *m, const struct layer *la, const float *ad
 static void attend(struct model *m, const struct step *step, const struct kv_view *kv)
 {
     const struct model_shape *s = &m->head.shape;
-    struct attn_args a = {.out = {m->buf[BUF_ATT], NULL},
+    struct attn_args a = {.out_input = m->buf[BUF_ATT],
                           .q = m->buf[BUF_QKV],
                           .q_stride = (int64_t)(s->n_heads + 2 * s->n_kv_heads) * s->head_dim,
                           .step = step,
@@ -414,25 +434,30 @@ static void attend(struct model *m, const struct step *step, const struct kv_vie
 }
 
 /* Output projection and feed-forward of n rows: att [n][H D], x [n][E] -> BUF_Y, still to be added to x. */
-static void feed_forward(struct model *m, const struct layer *la, const float *att, float *x, int32_t n)
+static void feed_forward(struct model *m, const struct layer *la, const void *att, float *x, int32_t n)
 {
     const struct model_shape *s = &m->head.shape;
     m->op->linear(m->be, m->buf[BUF_Y], att, &la->w[O], n);
     m->op->add_norm(m->be, m->buf[BUF_H], x, m->buf[BUF_Y], la->norm[FFN_NORM], s->rms_eps, n, s->n_embd);
-    m->op->linear(m->be, m->buf[BUF_GU], m->buf[BUF_H], &la->w[GATE_UP], n);
-    m->op->silu_mul(m->be, m->buf[BUF_ACT], m->buf[BUF_GU], n, s->n_ff);
+    if (m->op->linear_silu) {
+        m->op->linear_silu(m->be, m->buf[BUF_ACT], m->buf[BUF_GU], m->buf[BUF_H], &la->w[GATE_UP], n);
+    } else {
+        m->op->linear(m->be, m->buf[BUF_GU], m->buf[BUF_H], &la->w[GATE_UP], n);
+        m->op->silu_mul(m->be, m->buf[BUF_ACT], m->buf[BUF_GU], n, s->n_ff);
+    }
     m->op->linear(m->be, m->buf[BUF_Y], m->buf[BUF_ACT], &la->w[DOWN], n);
 }
 
-static float *forward(struct model *m, const struct step *step, const struct kv_view *kv)
+/* The ops of a step, in order. */
+static void pass(struct model *m, const struct step *step, const struct kv_view *kv)
 {
     const struct model_shape *s = &m->head.shape;
     const struct backend_ops *op = m->op;
     const int32_t t = step->n_rows, r = step->n_out, last = s->n_layers - 1;
-    float **b = m->buf;
+    void **b = m->buf, *att = b[BUF_ATT], *x = b[BUF_X];
     assert(t > 0 && t <= m->max_rows && r >= 0 && r <= m->max_out);
 
-    op->embed(m->be, b[BUF_X], &m->embed, step->ids, t);
+    op->embed(m->be, b[BUF_X], &m->embed, step);
     for (int32_t i = 0; i < last; i++) {
         project_qkv(m, &m->layer[i], i ? b[BUF_Y] : NULL, step, &kv[i]);
         attend(m, step, &kv[i]);
@@ -440,14 +465,25 @@ static float *forward(struct model *m, const struct step *step, const struct kv_
     }
     project_qkv(m, &m->layer[last], last ? b[BUF_Y] : NULL, step, &kv[last]);
     if (r == 0)
-        return b[BUF_LOGITS];
+        return;
     attend(m, step, &kv[last]);
-    op->gather(m->be, b[BUF_OUT_ATT], b[BUF_ATT], step->out_row, r, dim(s, DIM_Q));
-    op->gather(m->be, b[BUF_OUT_X], b[BUF_X], step->out_row, r, s->n_embd);
-    feed_forward(m, &m->layer[last], b[BUF_OUT_ATT], b[BUF_OUT_X], r);
-    op->add_norm(m->be, b[BUF_H], b[BUF_OUT_X], b[BUF_Y], m->out_norm, s->rms_eps, r, s->n_embd);
+    if (!step->decode) {
+        op->gather(m->be, att = b[BUF_OUT_ATT], b[BUF_ATT], step, ops_input_bytes(op, dim(s, DIM_Q)));
+        op->gather(m->be, x = b[BUF_OUT_X], b[BUF_X], step, (uint64_t)s->n_embd * sizeof(float));
+    }
+    feed_forward(m, &m->layer[last], att, x, r);
+    op->add_norm(m->be, b[BUF_H], x, b[BUF_Y], m->out_norm, s->rms_eps, r, s->n_embd);
     op->linear(m->be, b[BUF_LOGITS], b[BUF_H], s->tied ? &m->embed : &m->out_head, r);
-    return b[BUF_LOGITS];
+}
+
+static float *forward(struct model *m, const struct step *step, const struct kv_view *kv)
+{
+    const struct step *run = m->op->pass_begin ? m->op->pass_begin(m->be, step) : step;
+    if (run)
+        pass(m, run, kv);
+    if (m->op->pass_end)
+        m->op->pass_end(m->be);
+    return m->buf[BUF_LOGITS];
 }
 
 const struct arch_ops arch_llama = {

@@ -187,6 +187,12 @@ static bool describe(const struct model_shape *s, const char *name, struct tenso
     return false;
 }
 
+static uint64_t tensor_key(uint64_t seed, const char *name)
+{
+    uint64_t s = seed, t = rng_next(&s) ^ hash_fnv(name, strlen(name));
+    return rng_next(&t);
+}
+
 static int find_tensor(const struct loader *l, const char *name, struct tensor *t, struct weight_part *out,
                        struct err *e)
 {
@@ -197,6 +203,10 @@ static int find_tensor(const struct loader *l, const char *name, struct tensor *
                                 .rows = t->rows,
                                 .cols = t->cols,
                                 .row_bytes = (uint64_t)t->cols * (norm ? 4 : 2)};
+    if (!norm) {
+        out->made_key = tensor_key(l->seed, name);
+        out->made_scale = (float)((double)t->gain * sqrt(3.0 / t->cols) / 65535);
+    }
     return 0;
 }
 
@@ -207,12 +217,6 @@ static int find(const struct loader *l, const char *name, struct weight_part *ou
 }
 
 /* -- weights */
-
-static uint64_t tensor_key(uint64_t seed, const char *name)
-{
-    uint64_t s = seed, t = rng_next(&s) ^ hash_fnv(name, strlen(name));
-    return rng_next(&t);
-}
 
 /* Elements of a tensor are n = rows * cols, always a multiple of 4. */
 static void fill_matrix(uint16_t *to, uint64_t n, uint64_t key, float scale)
@@ -249,8 +253,9 @@ static int take(struct loader *l, const char *name, struct weight_loan *out, str
     if (t.gain == 0)
         fill_norm(loan.owned, n, key);
     else
-        fill_matrix(loan.owned, n, key, (float)((double)t.gain * sqrt(3.0 / t.cols) / 65535));
+        fill_matrix(loan.owned, n, key, loan.part.made_scale);
     loan.part.data = loan.owned;
+    loan.part.made_scale = 0;
     *out = loan;
     return 0;
 }

@@ -179,7 +179,8 @@ static void silu(struct bench *b)
 
 static void embed(struct bench *b)
 {
-    b->op->embed(b->be, b->y, &b->head, b->seq, b->m);
+    struct step st = {.n_rows = b->m, .ids = b->seq};
+    b->op->embed(b->be, b->y, &b->head, &st);
 }
 
 static void rope(struct bench *b)
@@ -266,7 +267,8 @@ static void bench_rows(struct bench *b, int32_t m, bool chunk, int32_t ctx)
 
 static void load(struct bench *b, struct weight *w, uint32_t dtype, int32_t rows, int32_t cols, const uint8_t *noise)
 {
-    struct weight_part p = {noise, dtype, rows, cols, quant_row_bytes(dtype, cols)};
+    struct weight_part p = {
+        .data = noise, .dtype = dtype, .rows = rows, .cols = cols, .row_bytes = quant_row_bytes(dtype, cols)};
     struct err e;
     if (b->op->weight_load(b->be, w, &p, 1, &e) != 0) {
         fprintf(stderr, "%s\n", e.text);

@@ -65,16 +65,16 @@ static uint64_t stub_weight_bytes(uint32_t dtype, int32_t rows, int32_t cols)
     return 0;
 }
 
-static void stub_embed(struct backend *be, float *out, const struct weight *table, const int32_t *ids, int32_t n_rows)
+static void stub_embed(struct backend *be, float *out, const struct weight *table, const struct step *step)
 {
 }
 
-static void stub_add_norm(struct backend *be, float *out, float *x, const float *add, const float *w, float eps,
+static void stub_add_norm(struct backend *be, void *out, float *x, const float *add, const float *w, float eps,
                           int32_t n_rows, int32_t width)
 {
 }
 
-static void stub_linear(struct backend *be, float *out, const float *x, const struct weight *w, int32_t n_rows)
+static void stub_linear(struct backend *be, float *out, const void *x, const struct weight *w, int32_t n_rows)
 {
 }
 
@@ -90,11 +90,11 @@ static void stub_merge(struct backend *be, struct attn_partial a, struct attn_pa
 {
 }
 
-static void stub_silu_mul(struct backend *be, float *out, const float *gu, int32_t n_rows, int32_t f)
+static void stub_silu_mul(struct backend *be, void *out, const float *gu, int32_t n_rows, int32_t f)
 {
 }
 
-static void stub_gather(struct backend *be, float *out, const float *x, const int32_t *rows, int32_t n, int32_t width)
+static void stub_gather(struct backend *be, void *out, const void *x, const struct step *step, uint64_t row_bytes)
 {
 }
 
@@ -115,6 +115,8 @@ static void stub_sync(struct backend *be)
 const struct backend_ops backend_cpu_fast = {
     .abi = BACKEND_ABI,
     .name = "stub",
+    .input_dtype = DT_F32,
+    .depth = 1,
     .open = stub_open,
     .close = stub_close,
     .describe = stub_describe,

@@ -24,8 +24,9 @@ enum { N_IDS = 256, N_REF = 64, N_GREEDY = 64 };
 
 static struct backend_ops rounding;
 
-static void rounding_linear(struct backend *be, float *out, const float *x, const struct weight *w, int32_t n_rows)
+static void rounding_linear(struct backend *be, float *out, const void *rows, const struct weight *w, int32_t n_rows)
 {
+    const float *x = rows;
     size_t n = (size_t)n_rows * (size_t)w->cols;
     float *x16 = backend_cpu_fast.alloc(be, n * sizeof *x16);
     ck_assert_ptr_nonnull(x16);

@@ -111,11 +111,28 @@ static void check_rows(struct ops_trio *t, const struct ops_kv_case *c, const st
     free(q), free(pick);
 }
 
+/* As input rows: the same values, rounded to their type. */
+static void check_input(struct ops_trio *t, const struct ops_kv_case *c, const struct attn_args *a, const float *o)
+{
+    size_t all = (size_t)a->step->n_rows * a->n_heads * c->kv.head_dim;
+    struct attn_args b = *a;
+    float *got = ops_floats(all);
+    b.out_input = got;
+    b.out = (struct attn_partial){0};
+    ops_attention(&t->one, &b, c->pool_bytes);
+    double *want = ops_doubles(o, all), *tol = ops_doubles(NULL, all);
+    for (size_t i = 0; i < all; i++)
+        tol[i] = t->narrow * fabs(want[i]);
+    ops_expect_within("o as input rows", got, want, tol, all);
+    free(tol), free(want), free(got);
+}
+
 static void check_case(struct ops_trio *t, const struct ops_kv_case *c, const struct attn_args *a)
 {
     size_t heads = (size_t)a->step->n_rows * a->n_heads, all = heads * c->kv.head_dim;
     struct attn_partial want = attend(&t->ref, c, a), got = attend(&t->one, c, a), again = attend(&t->three, c, a);
     compare(c, a, got, want);
+    check_input(t, c, a, got.o);
     ops_expect_bits("o with three threads", again.o, got.o, all);
     ops_expect_bits("lse with three threads", again.lse_ln, got.lse_ln, heads);
     check_rows(t, c, a, got);

@@ -29,6 +29,7 @@ static const struct model_shape *shape(const struct loader *l)
 static void as_float(struct weight_part *p)
 {
     p->dtype = DT_F32;
+    p->made_scale = 0;
     p->row_bytes = (uint64_t)p->cols * sizeof(float);
 }
 

@@ -124,6 +124,8 @@ int mini_open(struct mini **out, const struct mini_opts *o, struct err *e)
     struct backend_opts bo = {.threads = m->o.threads,
                               .isa = m->o.isa,
                               .max_rows = m->o.max_rows,
+                              .max_table = (int64_t)m->o.n_seqs *
+                                           ((m->o.ctx + m->o.block_tokens - 1) / m->o.block_tokens),
                               .max_cols = model_max_cols(s),
                               .max_vocab = s->vocab};
     rc = m->op->open(&m->be, &bo, e);
@@ -190,9 +192,19 @@ void mini_add(struct mini *m, int32_t seq, const int32_t *ids, int32_t n, int32_
     m->table_at[st->n_seqs] = at + used;
 }
 
+/* One row a sequence, each with logits? */
+static int32_t is_decode(const struct step *st)
+{
+    for (int32_t i = 0; i < st->n_out; i++)
+        if (st->out_row[i] != i)
+            return 0;
+    return st->n_rows == st->n_seqs && st->n_out == st->n_rows;
+}
+
 static const float *queue(struct mini *m)
 {
     m->step.number++;
+    m->step.decode = is_decode(&m->step);
     return model_head(m->model)->ops->forward(m->model, &m->step, m->kv);
 }
 

@@ -138,7 +138,8 @@ void ops_matrix_make(struct ops_matrix *m, struct ops_rng *r, const uint32_t *dt
             for (int32_t k = 0; k < cols; k++)
                 m->value[(size_t)m->rows * cols + k] = element(dtypes[i], bytes + (size_t)n * stride, k);
         }
-        m->part[i] = (struct weight_part){bytes, dtypes[i], rows, cols, stride};
+        m->part[i] = (struct weight_part){
+            .data = bytes, .dtype = dtypes[i], .rows = rows, .cols = cols, .row_bytes = stride};
     }
 }
 
@@ -152,7 +153,11 @@ void ops_matrix_to_bf16(struct ops_matrix *to, const struct ops_matrix *m)
         uint16_t *bytes = ops_poison(n * sizeof *bytes);
         for (size_t k = 0; k < n; k++)
             bytes[k] = bf16_from_f32((float)*value++);
-        to->part[i] = (struct weight_part){bytes, DT_BF16, m->part[i].rows, m->cols, (uint64_t)m->cols * 2};
+        to->part[i] = (struct weight_part){.data = bytes,
+                                           .dtype = DT_BF16,
+                                           .rows = m->part[i].rows,
+                                           .cols = m->cols,
+                                           .row_bytes = (uint64_t)m->cols * 2};
     }
 }
 
@@ -164,7 +169,7 @@ void ops_matrix_free(struct ops_matrix *m)
 }
 
 /* Steps are numbered through, as a backend may ask. */
-static uint64_t next_step(void)
+uint64_t ops_next_step(void)
 {
     static uint64_t number;
     return ++number;
@@ -270,7 +275,15 @@ void ops_kv_case_make(struct ops_kv_case *c, struct ops_rng *r, const struct ops
         seq_row[s + 1] = t;
         table_at[s + 1] = table_at[s] + (c->len[s] + d->block_tokens - 1) / d->block_tokens;
     }
-    c->step = (struct step){next_step(), n_rows, n_seqs, 0, ids, pos, row_seq, seq_row, table, table_at, NULL};
+    c->step = (struct step){.number = ops_next_step(),
+                            .n_rows = n_rows,
+                            .n_seqs = n_seqs,
+                            .ids = ids,
+                            .pos = pos,
+                            .row_seq = row_seq,
+                            .seq_row = seq_row,
+                            .table = table,
+                            .table_at = table_at};
     size_t width = (size_t)d->n_kv_heads * (size_t)d->head_dim;
     for (int32_t s = 0; s < n_seqs; s++) {
         c->k[s] = ops_gauss_array(r, (size_t)c->len[s] * width, 1);
@@ -327,5 +340,13 @@ struct step ops_step_of_rows(const struct ops_kv_case *c, const int32_t *pick, i
         table_at[i + 1] = table_at[i] + blocks;
         memcpy(table + table_at[i], from->table + from->table_at[s], (size_t)blocks * sizeof *table);
     }
-    return (struct step){next_step(), n, n, 0, ids, pos, row_seq, seq_row, table, table_at, NULL};
+    return (struct step){.number = ops_next_step(),
+                         .n_rows = n,
+                         .n_seqs = n,
+                         .ids = ids,
+                         .pos = pos,
+                         .row_seq = row_seq,
+                         .seq_row = seq_row,
+                         .table = table,
+                         .table_at = table_at};
 }

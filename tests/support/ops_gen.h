@@ -66,6 +66,8 @@ struct ops_kv_dims ops_kv_dims_random(struct ops_rng *r);
 /* With `fill` every position of every sequence lies in the pool; else only those before the step's rows. */
 void ops_kv_case_make(struct ops_kv_case *c, struct ops_rng *r, const struct ops_kv_dims *d, int fill);
 void ops_kv_case_free(struct ops_kv_case *c);
+/* A number that no step has had. */
+uint64_t ops_next_step(void);
 /* What rope_kv has to leave in a copy of c->pool: the k and v rows of qkv (rotated already) at the step's positions. */
 void ops_kv_write(const struct ops_kv_case *c, const float *qkv, uint8_t *pool);
 

@@ -112,12 +112,54 @@ static struct buf floats_out(const struct ops_dev *d, size_t n)
     return make_buf(d, NULL, n * sizeof(float));
 }
 
+/* n input rows: of the host's floats, or poison when x is NULL. *host is what was sent. */
+static struct buf input_rows(const struct ops_dev *d, const float *x, int32_t n, int32_t cols, void **host)
+{
+    uint64_t row = ops_input_bytes(d->ops, cols);
+    uint8_t *to = x ? calloc((size_t)n * row + 1, 1) : ops_poison((size_t)n * row);
+    for (int32_t t = 0; x && t < n; t++)
+        for (int32_t k = 0; k < cols; k++) {
+            float v = x[(size_t)t * cols + k];
+            if (d->ops->input_dtype == DT_BF16)
+                ((uint16_t *)(void *)(to + (size_t)t * row))[k] = bf16_from_f32(v);
+            else
+                ((float *)(void *)(to + (size_t)t * row))[k] = d->bf16 ? bf16_to_f32(bf16_from_f32(v)) : v;
+        }
+    struct buf b = make_buf(d, to, (size_t)n * row);
+    *host = to;
+    return b;
+}
+
+/* Bring input rows back as floats; what fills a row up must be zero. */
+static void take_rows(const struct ops_dev *d, struct buf b, int32_t n, int32_t cols, float *out)
+{
+    uint64_t row = ops_input_bytes(d->ops, cols);
+    uint8_t *host = malloc(b.bytes + 1);
+    take_buf(d, b, host);
+    for (int32_t t = 0; t < n; t++) {
+        const uint8_t *at = host + (size_t)t * row;
+        if (d->ops->input_dtype == DT_F32) {
+            memcpy(out + (size_t)t * cols, at, (size_t)cols * sizeof *out);
+            continue;
+        }
+        for (uint64_t k = 0; k < row / 2; k++) {
+            float v = bf16_to_f32(((const uint16_t *)(const void *)at)[k]);
+            if (k < (uint64_t)cols)
+                out[(size_t)t * cols + k] = v;
+            else
+                ck_assert_msg(v == 0, "%s left %g behind column %d", d->name, (double)v, cols);
+        }
+    }
+    free(host);
+}
+
 /* -- ops --------------------------------------------------------------------------------------------------------- */
 
 void ops_embed(const struct ops_dev *d, float *out, const struct weight *w, const int32_t *ids, int32_t n)
 {
     struct buf o = floats_out(d, (size_t)n * w->cols);
-    d->ops->embed(d->be, o.dev, w, ids, n);
+    struct step st = {.number = ops_next_step(), .n_rows = n, .ids = ids};
+    d->ops->embed(d->be, o.dev, w, &st);
     take_buf(d, o, out);
 }
 
@@ -126,23 +168,24 @@ void ops_add_norm(const struct ops_dev *d, float *out, float *x, const float *ad
 {
     size_t all = (size_t)n * width;
     struct buf bx = floats_in(d, x, all), bw = floats_in(d, w, (size_t)width);
-    struct buf ba = add ? floats_in(d, add, all) : (struct buf){0}, bo = out ? floats_out(d, all) : (struct buf){0};
+    struct buf ba = add ? floats_in(d, add, all) : (struct buf){0}, bo = {0};
+    void *poison = NULL;
+    if (out)
+        bo = input_rows(d, NULL, n, width, &poison);
     d->ops->add_norm(d->be, bo.dev, bx.dev, ba.dev, bw.dev, eps, n, width);
     take_buf(d, bx, x);
     drop_buf(d, bw, w);
     if (add)
         drop_buf(d, ba, add);
     if (out)
-        take_buf(d, bo, out);
+        take_rows(d, bo, n, width, out);
+    free(poison);
 }
 
 void ops_linear(const struct ops_dev *d, float *out, const float *x, const struct weight *w, int32_t n)
 {
-    size_t n_in = (size_t)n * w->cols;
-    float *in = ops_poison(n_in * sizeof *in);
-    for (size_t i = 0; i < n_in; i++)
-        in[i] = d->bf16 ? bf16_to_f32(bf16_from_f32(x[i])) : x[i];
-    struct buf bx = floats_in(d, in, n_in), bo = floats_out(d, (size_t)n * w->rows);
+    void *in;
+    struct buf bx = input_rows(d, x, n, w->cols, &in), bo = floats_out(d, (size_t)n * w->rows);
     d->ops->linear(d->be, bo.dev, bx.dev, w, n);
     drop_buf(d, bx, in);
     take_buf(d, bo, out);
@@ -168,7 +211,10 @@ void ops_attention(const struct ops_dev *d, const struct attn_args *a, size_t po
     size_t heads = (size_t)a->step->n_rows * a->n_heads, n_q = (size_t)a->step->n_rows * a->q_stride;
     struct buf bq = floats_in(d, a->q, n_q), bp = make_buf(d, a->kv->base, pool_bytes);
     struct buf bs = a->sink ? floats_in(d, a->sink, (size_t)a->n_heads) : (struct buf){0};
-    struct buf bo = floats_out(d, heads * a->kv->head_dim);
+    int32_t wide = a->n_heads * (int32_t)a->kv->head_dim;
+    void *poison = NULL;
+    struct buf bo = a->out_input ? input_rows(d, NULL, a->step->n_rows, wide, &poison)
+                                 : floats_out(d, heads * a->kv->head_dim);
     struct buf bl = a->out.lse_ln ? floats_out(d, heads) : (struct buf){0};
     struct kv_view kv = *a->kv;
     struct attn_args on_dev = *a;
@@ -176,13 +222,18 @@ void ops_attention(const struct ops_dev *d, const struct attn_args *a, size_t po
     on_dev.kv = &kv;
     on_dev.q = bq.dev;
     on_dev.sink = bs.dev;
-    on_dev.out = (struct attn_partial){bo.dev, bl.dev};
+    on_dev.out = (struct attn_partial){a->out_input ? NULL : bo.dev, bl.dev};
+    on_dev.out_input = a->out_input ? bo.dev : NULL;
     d->ops->attention(d->be, &on_dev);
     drop_buf(d, bq, a->q);
     drop_buf(d, bp, a->kv->base);
     if (a->sink)
         drop_buf(d, bs, a->sink);
-    take_buf(d, bo, a->out.o);
+    if (a->out_input)
+        take_rows(d, bo, a->step->n_rows, wide, a->out_input);
+    else
+        take_buf(d, bo, a->out.o);
+    free(poison);
     if (a->out.lse_ln)
         take_buf(d, bl, a->out.lse_ln);
 }
@@ -201,17 +252,20 @@ void ops_merge(const struct ops_dev *d, struct attn_partial a, struct attn_parti
 
 void ops_silu_mul(const struct ops_dev *d, float *out, const float *gu, int32_t n, int32_t f)
 {
-    struct buf bg = floats_in(d, gu, 2 * (size_t)n * f), bo = floats_out(d, (size_t)n * f);
+    void *poison;
+    struct buf bg = floats_in(d, gu, 2 * (size_t)n * f), bo = input_rows(d, NULL, n, f, &poison);
     d->ops->silu_mul(d->be, bo.dev, bg.dev, n, f);
     drop_buf(d, bg, gu);
-    take_buf(d, bo, out);
+    take_rows(d, bo, n, f, out);
+    free(poison);
 }
 
 void ops_gather(const struct ops_dev *d, float *out, const float *x, int32_t x_rows, const int32_t *rows, int32_t n,
                 int32_t width)
 {
     struct buf bx = floats_in(d, x, (size_t)x_rows * width), bo = floats_out(d, (size_t)n * width);
-    d->ops->gather(d->be, bo.dev, bx.dev, rows, n, width);
+    struct step st = {.number = ops_next_step(), .n_out = n, .out_row = rows};
+    d->ops->gather(d->be, bo.dev, bx.dev, &st, (uint64_t)width * sizeof *out);
     drop_buf(d, bx, x);
     take_buf(d, bo, out);
 }

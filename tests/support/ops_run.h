@@ -23,7 +23,7 @@ struct ops_dev {
     const struct backend_ops *ops;
     struct backend *be;
     char name[64]; /* "cpu_fast avx2 x2" */
-    bool bf16;     /* the truth beside a backend whose weights and inputs of linear layers are bfloat16: rounds both */
+    bool bf16; /* the truth beside a backend whose weights and input rows are bfloat16: rounds what `linear` reads */
 };
 
 #define OPS_MAX_ROWS  160
@@ -43,7 +43,8 @@ void ops_add_norm(const struct ops_dev *d, float *out, float *x, const float *ad
 void ops_linear(const struct ops_dev *d, float *out, const float *x, const struct weight *w, int32_t n);
 /* a->kv->base is host memory of pool_bytes, changed as the op does; a->qkv too. */
 void ops_rope_kv(const struct ops_dev *d, const struct rope_args *a, size_t pool_bytes);
-/* Host out.o [T][H][D] and out.lse_ln [T][H] (or NULL); a->kv->base and a->q are host memory. */
+/* Host out.o [T][H][D] (or the same as floats to out_input, by way of input rows) and out.lse_ln [T][H] (or NULL);
+ * a->kv->base and a->q are host memory. */
 void ops_attention(const struct ops_dev *d, const struct attn_args *a, size_t pool_bytes);
 void ops_merge(const struct ops_dev *d, struct attn_partial a, struct attn_partial b, int32_t n, int32_t dim);
 void ops_silu_mul(const struct ops_dev *d, float *out, const float *gu, int32_t n, int32_t f);

@@ -43,6 +43,7 @@ void ops_run_each(const struct ops_variant *v, size_t n, const char *test, int r
         }
         ck_assert_int_eq(ops_open(&t.three, &three, &e), 0);
         ck_assert_int_eq(ops_open(&t.ref, &ref, &e), 0);
+        t.narrow = v[i].ops->input_dtype == DT_BF16 ? 0x1p-8 : 0;
         t.cuda = t.ref.bf16 = strcmp(v[i].ops->name, "cuda") == 0;
         for (t.round = 0; t.round < rounds; t.round++)
             check(&t);

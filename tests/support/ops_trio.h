@@ -16,7 +16,8 @@ struct ops_trio {
     struct ops_dev ref, one, three; /* cpu_ref; the backend under test with 1 and with 3 threads */
     struct ops_rng rng;
     int round;
-    bool cuda; /* linear layers: bfloat16 in, and a row's bits depend on the number of rows */
+    double narrow; /* what rounding to an input row may lose of a value, beside float */
+    bool cuda;     /* linear layers: bfloat16 in, and a row's bits depend on the number of rows */
 };
 
 /* The CUDA backend of this build; NULL and a line SKIP for `test` where it can't work. */

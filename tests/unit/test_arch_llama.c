@@ -270,7 +270,7 @@ END_TEST
 /* cpu_ref that counts norms and wants this eps of each. */
 static int norms;
 
-static void watch_norm(struct backend *be, float *out, float *x, const float *add, const float *w, float eps,
+static void watch_norm(struct backend *be, void *out, float *x, const float *add, const float *w, float eps,
                        int32_t n_rows, int32_t width)
 {
     ck_assert_float_eq(eps, 1e-3f);

@@ -131,8 +131,9 @@ static void check_linear(struct fleet *f, struct backend *ref, const uint32_t *t
         ck_assert_msg(memcmp(a, b, n * 4) == 0, "type %u k %d m %d: a row alone differs", types[0], k, m);
         float row[4096], row_ref[4096];
         for (int32_t id = 0; id < w.rows; id += 7) {
-            backend_cpu_fast.embed(f->be[i], row, &w, &id, 1);
-            backend_cpu_ref.embed(ref, row_ref, &wr, &id, 1);
+            struct step st = {.n_rows = 1, .ids = &id};
+            backend_cpu_fast.embed(f->be[i], row, &w, &st);
+            backend_cpu_ref.embed(ref, row_ref, &wr, &st);
             ck_assert_mem_eq(row, row_ref, (size_t)k * 4);
         }
         backend_cpu_fast.weight_free(f->be[i], &w);
@@ -176,7 +177,8 @@ START_TEST(test_linear_stands_extreme_quants)
     struct err e = {0};
     for (int sign = -1; sign <= 1; sign += 2) { /* every product at its largest: no sum may saturate */
         uint8_t bytes[2][16 * 34];
-        struct weight_part p[2] = {{bytes[0], DT_Q8_0, 16, 32, 34}, {bytes[1], DT_Q4_1, 16, 32, 20}};
+        struct weight_part p[2] = {{.data = bytes[0], .dtype = DT_Q8_0, .rows = 16, .cols = 32, .row_bytes = 34},
+                                   {.data = bytes[1], .dtype = DT_Q4_1, .rows = 16, .cols = 32, .row_bytes = 20}};
         for (int i = 0; i < 16; i++) {
             memcpy(bytes[0] + 34 * i, &(uint16_t){0x3c00}, 2);
             memset(bytes[0] + 34 * i + 2, i % 2 ? -128 : 127, 32);

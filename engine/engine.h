@@ -26,24 +26,29 @@
 /* Everything an engine needs to start. Plain data: it crosses exec inside the segment. Zero means "default" or "auto".
  */
 struct engine_config {
-    char model[4096];           /* path of a model file, or "random:SHAPE[:SEED]" */
-    char backend[16];           /* auto, cpu, cuda */
-    char isa[16];               /* auto, ref, avx2, avx512 */
-    uint32_t threads;           /* compute threads; 0 = processors available */
-    uint32_t ctx_tokens;        /* longest sequence; 0 = what the model was trained for and the pool holds */
-    uint64_t kv_bytes;          /* block pool; 0 = what fits 60 % of the memory available (88 % of a GPU's) */
-    uint32_t block_tokens;      /* 16, 32, 64 or 128; 0 = 64 */
-    uint32_t kv_format;         /* enum kv_format; 0 = kv16 */
-    uint32_t max_rows;          /* token rows a step; 0 = 512 */
-    uint32_t max_seqs;          /* sequences that run at once; 0 = 256 */
-    uint32_t max_queued;        /* requests waiting; 0 = 256 */
-    uint64_t max_queued_tokens; /* prompt tokens waiting; 0 = 4 x the pool */
-    uint32_t step_ms;           /* bound on the time of a step; 0 = 100 */
-    uint8_t deterministic;      /* 1 = row invariance (backend.h), or no start */
-    uint8_t no_prefix_cache;    /* 1 = every prompt is computed whole */
-    uint8_t log_level;          /* enum log_level, of the engine process */
-    uint8_t check;              /* 1 = walk all KV invariants after each step (tests) */
-    uint8_t secret[32];         /* of this installation: seeds block keys */
+    char model[4096];                  /* path of a model file, or "random:SHAPE[:SEED]" */
+    char backend[16];                  /* auto, cpu, cuda */
+    char isa[16];                      /* auto, ref, avx2, avx512 */
+    uint32_t threads;                  /* compute threads; 0 = processors available */
+    uint32_t ctx_tokens;               /* longest sequence; 0 = what the model was trained for and the pool holds */
+    uint64_t kv_bytes;                 /* block pool; 0 = what fits 60 % of the memory available (88 % of a GPU's) */
+    uint32_t block_tokens;             /* 16, 32, 64 or 128; 0 = 64 */
+    uint32_t kv_format;                /* enum kv_format; 0 = kv16 */
+    uint64_t dram_bytes;               /* KV tier in host memory; 0 = none, or with NVMe the least that serves it */
+    char nvme_dirs[4096];              /* KV tier on drives: folders, one a drive, with commas between; empty = none */
+    uint64_t nvme_bytes;               /* all of them together */
+    uint64_t nvme_write_bytes_per_day; /* 0 = no bound */
+    uint8_t load_always;               /* 1 = never compute what could be loaded; 0 = what is sooner there */
+    uint32_t max_rows;                 /* token rows a step; 0 = 512 */
+    uint32_t max_seqs;                 /* sequences that run at once; 0 = 256 */
+    uint32_t max_queued;               /* requests waiting; 0 = 256 */
+    uint64_t max_queued_tokens;        /* prompt tokens waiting; 0 = 4 x the pool */
+    uint32_t step_ms;                  /* bound on the time of a step; 0 = 100 */
+    uint8_t deterministic;             /* 1 = row invariance (backend.h), or no start */
+    uint8_t no_prefix_cache;           /* 1 = every prompt is computed whole */
+    uint8_t log_level;                 /* enum log_level, of the engine process */
+    uint8_t check;                     /* 1 = walk all KV invariants after each step (tests) */
+    uint8_t secret[32];                /* of this installation: seeds block keys */
 };
 
 /* What a configuration needs, from headers only: nothing is loaded (--plan, --check, the ready line). */

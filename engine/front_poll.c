@@ -273,7 +273,7 @@ void engine_get_stats(struct engine *g, struct engine_stats *out)
     out->step_us = atomic_load(&st->step_us);
     out->rows = atomic_load(&st->rows);
     out->prompt_tokens = atomic_load(&st->prompt_tokens);
-    out->cached_tokens = atomic_load(&st->cached_tokens);
+    out->cached_tokens = at_most(atomic_load(&st->cached_tokens), out->prompt_tokens);
     out->generated_tokens = atomic_load(&st->generated_tokens);
     out->preemptions = atomic_load(&st->preemptions);
     out->evictions = atomic_load(&st->evictions);

@@ -1,5 +1,5 @@
 /* kvcache - see kvcache.h. */
-#include "engine/kvcache.h"
+#include "engine/kvcache_int.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -20,6 +20,7 @@ int kvcache_open(struct kvcache *c, uint32_t n_blocks, uint32_t block_tokens, bo
 
 void kvcache_close(struct kvcache *c)
 {
+    kvcache_detach(c);
     pool_close(c->pool);
     prefix_close(c->prefix);
     memset(c, 0, sizeof *c);
@@ -47,34 +48,38 @@ int kvcache_root(const struct kvcache_identity *who, const uint8_t salt[32], str
     return 0;
 }
 
-/* One more holder. */
-static void hold(struct kvcache *c, int32_t block)
+void kvcache_hold(struct kvcache *c, int32_t block)
 {
     if (prefix_is_idle(c->prefix, block))
         prefix_busy(c->prefix, block);
     pool_ref(c->pool, block);
 }
 
-static void give(struct kvcache *c, int32_t block)
+void kvcache_give(struct kvcache *c, int32_t block)
 {
-    if (pool_drop(c->pool, block, c->queued))
+    pool_drop(c->pool, block, c->queued);
+    uint32_t held = pool_refs(c->pool, block) - (c->moving ? c->moving[block] : 0);
+    if (held == 0 && pool_cached(c->pool, block))
         prefix_idle(c->prefix, block);
 }
 
 /* Key of full block i, from the chain. */
-static const struct hash_key *key_at(struct seq *s, uint32_t i)
+const struct hash_key *kvcache_key(struct seq *s, uint32_t i)
 {
     uint32_t bt = s->table.block_tokens;
-    for (; s->n_keys <= i; s->n_keys++)
-        prefix_key(s->n_keys ? &s->keys[s->n_keys - 1] : &s->req->root, s->ids + (size_t)s->n_keys * bt, bt,
-                   &s->keys[s->n_keys]);
+    const struct hash_key *root = &s->req->root;
+    for (uint32_t n = s->n_keys; n <= i; n = ++s->n_keys) {
+        const int32_t *ids = s->ids + (size_t)n * bt;
+        prefix_key(n ? &s->keys[n - 1] : root, ids, bt, &s->keys[n]);
+        s->checks[n] = entry_check(n ? s->checks[n - 1] : 0, root, ids, bt);
+    }
     return &s->keys[i];
 }
 
 static struct prefix_ident ident_at(struct seq *s, uint32_t i)
 {
     return (struct prefix_ident){
-        .key = *key_at(s, i),
+        .key = *kvcache_key(s, i),
         .root = &s->req->root,
         .parent = i ? s->table.blocks[i - 1].id : -1,
         .ids = s->ids + (size_t)i * s->table.block_tokens,
@@ -93,7 +98,7 @@ uint32_t kvcache_match(struct kvcache *c, struct seq *s)
         int32_t block = prefix_find(c->prefix, &who);
         if (block < 0)
             break;
-        hold(c, block);
+        kvcache_hold(c, block);
         table_push(&s->table, block, true);
     }
     s->n_published = (uint32_t)s->table.n;
@@ -111,9 +116,18 @@ uint32_t kvcache_missing(const struct kvcache *c, const struct seq *s, uint64_t 
     return want > s->table.n ? (uint32_t)(want - s->table.n) : 0;
 }
 
+int32_t kvcache_find(struct kvcache *c, struct seq *s, uint32_t i, int32_t parent)
+{
+    struct prefix_ident who = {.key = *kvcache_key(s, i),
+                               .root = &s->req->root,
+                               .parent = parent,
+                               .ids = s->ids + (size_t)i * s->table.block_tokens};
+    return prefix_find(c->prefix, &who);
+}
+
 /* Make n blocks free. All steps before have been queued on the same stream or have finished, so what is evicted now may
  * be written by the next step. */
-static bool make_free(struct kvcache *c, uint32_t n)
+bool kvcache_make_free(struct kvcache *c, uint32_t n)
 {
     if (n > kvcache_available(c))
         return false;
@@ -130,7 +144,7 @@ static bool make_free(struct kvcache *c, uint32_t n)
 int kvcache_extend(struct kvcache *c, struct seq *s, uint64_t n_tokens)
 {
     uint32_t n = kvcache_missing(c, s, n_tokens);
-    if (!make_free(c, n))
+    if (!kvcache_make_free(c, n))
         return -ENOMEM;
     for (; n > 0; n--) {
         int32_t block;
@@ -148,14 +162,14 @@ int kvcache_own(struct kvcache *c, struct seq *s, uint64_t position, struct kvca
     if (pool_refs(c->pool, b->id) == 1)
         return 0;
     assert(b->state != TABLE_READY);
-    if (!make_free(c, 1))
+    if (!kvcache_make_free(c, 1))
         return -ENOMEM;
     int32_t mine;
     int ret = pool_take(c->pool, 1, &mine);
     assert(ret == 0);
     (void)ret;
     *copy = (struct kvcache_copy){b->id, mine};
-    give(c, b->id);
+    kvcache_give(c, b->id);
     b->id = mine;
     return b->filled ? 1 : 0;
 }
@@ -171,9 +185,10 @@ void kvcache_publish(struct kvcache *c, struct seq *s)
         if (first < 0) {
             prefix_add(c->prefix, b->id, &who);
             pool_set_cached(c->pool, b->id, true, c->queued);
+            kvcache_store(c, s, s->n_published);
         } else if (first != b->id) { /* somebody computed the same content before: use theirs */
-            hold(c, first);
-            give(c, b->id);
+            kvcache_hold(c, first);
+            kvcache_give(c, b->id);
             b->id = first;
         }
     }
@@ -183,11 +198,12 @@ void kvcache_fork(struct kvcache *c, const struct seq *parent, struct seq *child
 {
     assert(child->table.n == 0);
     for (size_t i = 0; i < parent->table.n; i++) {
-        hold(c, parent->table.blocks[i].id);
+        kvcache_hold(c, parent->table.blocks[i].id);
         table_push(&child->table, parent->table.blocks[i].id, false);
         child->table.blocks[i] = parent->table.blocks[i];
     }
     memcpy(child->keys, parent->keys, parent->n_keys * sizeof *parent->keys);
+    memcpy(child->checks, parent->checks, parent->n_keys * sizeof *parent->checks);
     child->n_keys = parent->n_keys;
     child->n_published = parent->n_published;
 }
@@ -195,12 +211,14 @@ void kvcache_fork(struct kvcache *c, const struct seq *parent, struct seq *child
 void kvcache_release(struct kvcache *c, struct seq *s)
 {
     while (s->table.n > 0)
-        give(c, s->table.blocks[--s->table.n].id);
+        kvcache_give(c, s->table.blocks[--s->table.n].id);
     s->n_published = 0;
+    s->n_loading = 0;
 }
 
 void kvcache_finish(struct kvcache *c, uint64_t step)
 {
+    c->finished = step;
     pool_finish(c->pool, step);
 }
 
@@ -216,15 +234,21 @@ void kvcache_check(const struct kvcache *c, struct seq *const *seqs, uint32_t n)
         const struct table *t = &seqs[i]->table;
         table_check(t);
         assert(seqs[i]->n_published <= t->n);
+        uint32_t n_loading = 0;
+        for (size_t j = 0; j < t->n; j++)
+            n_loading += t->blocks[j].state == TABLE_LOADING;
+        assert(n_loading == seqs[i]->n_loading);
         for (size_t j = 0; j < t->n; j++) {
             refs[t->blocks[j].id]++;
             assert(!pool_cached(c->pool, t->blocks[j].id) || t->blocks[j].state == TABLE_READY);
         }
     }
     for (uint32_t b = 0; b < n_blocks; b++) {
-        assert(refs[b] == pool_refs(c->pool, (int32_t)b));
+        assert(refs[b] + (c->moving ? c->moving[b] : 0) == pool_refs(c->pool, (int32_t)b));
         assert(pool_cached(c->pool, (int32_t)b) == prefix_has(c->prefix, (int32_t)b));
         assert(prefix_is_idle(c->prefix, (int32_t)b) == (pool_cached(c->pool, (int32_t)b) && refs[b] == 0));
     }
     free(refs);
+    if (c->tiers)
+        tiers_check(c->tiers);
 }

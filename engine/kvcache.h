@@ -10,16 +10,34 @@
 
 #include "engine/kv/pool.h"
 #include "engine/kv/prefix.h"
+#include "engine/kv/tiers.h"
 #include "engine/seq.h"
 
 struct kvcache {
     struct pool *pool;
     struct prefix *prefix;
     uint32_t block_tokens;
-    bool enabled;    /* look up and publish */
-    uint64_t queued; /* number of the last queued step: blocks given back are released with it */
+    bool enabled;      /* look up and publish */
+    uint64_t queued;   /* number of the last queued step: blocks given back are released with it */
+    uint64_t finished; /* the last step that has */
     uint64_t evictions;
+    uint64_t cached_tokens[TIER_COUNT]; /* prompt tokens that were not computed, by where their KV lay */
+
+    /* below the pool; NULL = nothing (kvcache_lower.c) */
+    struct tiers *tiers;
+    struct returns *returns;     /* who comes back: learned from requests; NULL = LRU below */
+    const struct budget *budget; /* what computing costs; NULL = nothing is known */
+    bool load_always;            /* never compute what could be loaded */
+    uint16_t *moving;            /* [n_blocks] references that moves hold */
+    uint8_t *outcome;            /* [n_blocks] of the loads that have ended in this turn */
+    struct kvcache_fetch {
+        const struct seq *seq; /* NULL = free */
+        int64_t ticket;
+    } * fetches; /* [KVCACHE_FETCHES] contents kept in DRAM for queued requests */
+    uint32_t n_fetches;
 };
+
+#define KVCACHE_FETCHES 1024
 
 struct kvcache_copy { /* a block to copy before the step runs */
     int32_t from, to;
@@ -59,6 +77,29 @@ void kvcache_fork(struct kvcache *c, const struct seq *parent, struct seq *child
 void kvcache_release(struct kvcache *c, struct seq *s);
 /* Steps up to `step` have finished. */
 void kvcache_finish(struct kvcache *c, uint64_t step);
+
+/* -- tiers below the pool. Without any these do nothing.
+ *
+ * Blocks that become full are copied down when they are published. A sequence that is admitted takes what the pool has
+ * (match), room for the rest (extend), and then loads into that room what lies below (load): its blocks are LOADING,
+ * and what is absent before, between and behind them is computed meanwhile as far as it can be. */
+
+/* Take over the tiers. returns may be NULL (taken over, too). 0 or -ENOMEM (nothing is taken over). */
+int kvcache_attach(struct kvcache *c, struct tiers *t, struct returns *returns);
+/* s was matched and extended: start loading what lies below and is sooner loaded than computed; join loads that are
+ * under way. Says what its request found in the cache. */
+void kvcache_load(struct kvcache *c, struct seq *s);
+/* s waits: bring what it will load to DRAM, as far as there is room. False: there is none now. */
+bool kvcache_fetch(struct kvcache *c, struct seq *s);
+/* It waits no longer. */
+void kvcache_unfetch(struct kvcache *c, struct seq *s);
+/* Once a turn: let moves go on. True when something happened. Then kvcache_settle for each sequence that is loading,
+ * then kvcache_moved. */
+bool kvcache_move(struct kvcache *c);
+/* Blocks of s whose loads have ended are READY, or ABSENT. 0; -ENOMEM: there is no block for one that has to be
+ * computed (the caller preempts s). */
+int kvcache_settle(struct kvcache *c, struct seq *s);
+void kvcache_moved(struct kvcache *c);
 
 /* Every invariant of pool, prefix and the given tables together; abort on a broken one. */
 void kvcache_check(const struct kvcache *c, struct seq *const *seqs, uint32_t n);

@@ -4,6 +4,7 @@
 #include "engine/base/log.h"
 #include "engine/base/sys.h"
 #include "engine/base/vec.h"
+#include "engine/tiering.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -29,7 +30,10 @@ int loop_open(struct loop *l, struct boundary *b, struct machine *m, struct err 
         return err_set(e, ENOMEM, "engine: no memory for the tables of %u blocks and %u sequences", m->plan.n_blocks,
                        c->max_seqs);
     }
-    return 0;
+    int ret = tiering_open(&l->kv, m, b->wake_engine, e);
+    if (ret)
+        loop_close(l);
+    return ret;
 }
 
 void loop_close(struct loop *l)
@@ -160,9 +164,7 @@ static void note_admitted(struct loop *l, const struct plan *p)
             continue;
         r->admitted = true;
         r->admitted_ns = now;
-        r->cached = (uint32_t)p->runs[i].begin;
         atomic_fetch_add(&l->b->head->status.prompt_tokens, r->n_prompt);
-        atomic_fetch_add(&l->b->head->status.cached_tokens, r->cached);
     }
 }
 
@@ -209,12 +211,14 @@ static void publish_status(struct loop *l)
     atomic_store(&st->waiting_tokens, l->sched.waiting_tokens);
     atomic_store(&st->preemptions, l->sched.n_preempted);
     atomic_store(&st->evictions, l->kv.evictions);
+    tiering_publish(&l->kv, st);
     atomic_fetch_add(&st->alive, 1);
 }
 
 bool loop_turn(struct loop *l)
 {
     bool busy = read_inbox(l);
+    busy |= sched_move(&l->sched);
     busy |= run_step(l);
     publish_status(l);
     busy |= outbox_flush(l);

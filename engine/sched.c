@@ -13,6 +13,7 @@ int sched_open(struct sched *s, const struct sched_limits *limits, struct kvcach
     memset(s, 0, sizeof *s);
     s->limits = *limits;
     s->kv = kv;
+    kv->budget = &s->budget;
     budget_init(&s->budget);
     s->slots = calloc(limits->max_seqs, sizeof *s->slots);
     s->running = calloc(limits->max_seqs, sizeof *s->running);
@@ -92,6 +93,7 @@ int sched_add(struct sched *s, struct seq *q)
 
 static void leave_queue(struct sched *s, struct seq *q)
 {
+    kvcache_unfetch(s->kv, q);
     list_remove(s->waiting, s->n_waiting--, q);
     s->waiting_tokens -= q->n_known;
 }
@@ -141,6 +143,32 @@ void sched_remove(struct sched *s, struct seq *q)
     else if (q->state == SEQ_WAITING)
         leave_queue(s, q);
     q->state = SEQ_OVER; /* an unborn choice stands nowhere */
+}
+
+/* -- what comes from below the pool */
+
+#define FETCH_SEQS 16 /* queued sequences that are looked at in a turn */
+
+static void settle(struct sched *s)
+{
+    for (uint32_t i = 0; i < s->n_running;) {
+        struct seq *q = s->running[i];
+        if (q->n_loading > 0 && kvcache_settle(s->kv, q) != 0)
+            preempt(s, q); /* the next one has its place */
+        else
+            i++;
+    }
+}
+
+bool sched_move(struct sched *s)
+{
+    bool any = kvcache_move(s->kv);
+    settle(s);
+    kvcache_moved(s->kv);
+    for (size_t i = 0; s->kv->tiers && i < s->n_waiting && i < FETCH_SEQS; i++)
+        if (!kvcache_fetch(s->kv, s->waiting[i]))
+            break;
+    return any;
 }
 
 /* -- a step */
@@ -212,6 +240,7 @@ static void admit(struct sched *s)
             kvcache_release(s->kv, q);
             return;
         }
+        kvcache_load(s->kv, q);
         leave_queue(s, q);
         s->slots_promised += slots - 1;
         enter_slot(s, q);

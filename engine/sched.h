@@ -49,6 +49,9 @@ void sched_close(struct sched *s);
 
 /* A new (or forked back) sequence waits. 0 or -ENOMEM. */
 int sched_add(struct sched *s, struct seq *q);
+/* Let moves between the tiers go on, before a step is planned; what has been loaded can run, and what lies below of
+ * queued sequences is fetched in queue order. Every turn. True when something happened. */
+bool sched_move(struct sched *s);
 /* Plan the next step; NULL when nothing can run. Preempted sequences are back in the queue. */
 const struct plan *sched_step(struct sched *s, uint64_t number);
 /* Put a fork's child into a promised slot; its table is the parent's (kvcache_fork). */

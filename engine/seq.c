@@ -52,9 +52,10 @@ struct seq *seq_open(struct request *r, uint32_t choice, const int32_t *prompt, 
     table_init(&s->table, block_tokens);
     s->ids = malloc(n_max * sizeof *s->ids);
     s->keys = malloc((n_max / block_tokens + 1) * sizeof *s->keys);
+    s->checks = malloc((n_max / block_tokens + 1) * sizeof *s->checks);
     if (r->sampling.n_logprobs >= 0)
         s->logprobs = calloc(ENGINE_CREDIT, sizeof *s->logprobs);
-    if (!s->ids || !s->keys || (r->sampling.n_logprobs >= 0 && !s->logprobs) ||
+    if (!s->ids || !s->keys || !s->checks || (r->sampling.n_logprobs >= 0 && !s->logprobs) ||
         table_reserve(&s->table, table_blocks_for(block_tokens, n_max)) != 0 ||
         (wants_seen(&r->sampling) && !seen_open(&s->seen, n_max))) {
         seq_close(s);
@@ -77,6 +78,7 @@ void seq_close(struct seq *s)
     assert(s->table.n == 0);
     free(s->ids);
     free(s->keys);
+    free(s->checks);
     free(s->logprobs);
     free(s->seen.list);
     free(s->seen.index);

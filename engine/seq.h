@@ -10,7 +10,9 @@
 #include "engine/base/hash.h"
 #include "engine/compute/sample.h"
 #include "engine/engine.h"
+#include "engine/kv/returns.h"
 #include "engine/kv/table.h"
+#include "engine/kv/tier.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -26,8 +28,11 @@ struct request {        /* what the choices share */
     int32_t *stop_ids;
     uint32_t n_bias, n_stop;
     struct hash_key root; /* seed of its block keys */
-    uint32_t cached;      /* prompt tokens found in the cache at first admission */
+    /* prompt tokens that were not computed at the first admission: in all, and by where their KV lay (enum tier_id) */
+    uint32_t cached, cached_in[TIER_COUNT];
+    uint64_t load_ns; /* until the last of them was there */
     bool admitted, failed;
+    bool counted; /* cached is about an admission that was */
     uint64_t arrived_ns, admitted_ns, first_ns, last_ns;
 };
 
@@ -54,7 +59,15 @@ struct seq {
     uint32_t n_known, n_prompt;
     struct table table;
     struct hash_key *keys; /* of its full blocks, computed when first wanted */
+    uint64_t *checks;      /* beside keys: kv/entry.h */
     uint32_t n_keys, n_published;
+    /* tiers below the pool (kvcache) */
+    uint32_t n_loading;  /* blocks of the table that are */
+    uint32_t n_fetched;  /* contents held in DRAM for it while it waits */
+    uint32_t fetch_from; /* next block to fetch */
+    uint64_t load_from_ns;
+    bool counts; /* what it loads goes into req->cached */
+    struct returns_turn turn;
     struct seq_seen seen;
     /* output */
     uint32_t n_sent;                 /* generated tokens handed to the front */

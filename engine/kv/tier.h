@@ -31,8 +31,8 @@ enum tier_op { TIER_READ, TIER_WRITE }; /* slot -> memory; memory -> slot */
 struct tier_move {
     enum tier_op op;
     int32_t slot;
-    void *mem;              /* block_bytes (gpu) or slot_bytes (nvme), TIER_ALIGN-aligned */
-    struct kv_entry *entry; /* nvme writes: its line in the index, complete but for the CRC; else NULL */
+    void *mem;                    /* block_bytes (gpu) or slot_bytes (nvme), TIER_ALIGN-aligned */
+    const struct kv_entry *entry; /* nvme writes: its line in the index, which the tier copies; else NULL */
     /* set by reap */
     int result;       /* 0, or -errno; a transfer that ended short is -EIO */
     struct seal seal; /* gpu: of the block's bytes in HBM, before they left or after they came */
@@ -63,7 +63,7 @@ struct tier_ops {
     /* The entry of a slot is not to be found any more (retired or given up). Lazy: a crash may bring it back, and then
      * the seal decides. */
     void (*forget)(struct tier *t, int32_t slot);
-    /* What was there at open: entry of slot i, or NULL. Valid until the first submit. */
+    /* Its entry as it is or will be in the index; NULL: none. It stays at its place until the slot is forgotten. */
     const struct kv_entry *(*entry)(struct tier *t, int32_t slot);
     /* Make durable what was written before: true when all is, false: under way, ask again after a reap. */
     bool (*flush)(struct tier *t);

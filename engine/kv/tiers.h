@@ -53,15 +53,14 @@ struct tiers_stats {
     uint64_t dram_slots, dram_used, nvme_slots, nvme_used; /* in blocks */
     uint64_t slot_bytes;
     struct tiers_flow gpu[2], nvme[2];
-    uint64_t hit_blocks[TIER_COUNT];    /* loads that came, by where they lay */
-    uint64_t verify_failed[TIER_COUNT]; /* seals that did not fit, by where the bytes lay */
-    uint64_t late;                      /* loads given up at their deadline */
-    uint64_t evicted_dram;              /* given up for room, with a copy on NVMe .. */
-    uint64_t lost_dram, lost_nvme;      /* .. and without any copy below */
-    uint64_t not_stored;                /* full blocks that found no room in DRAM or in the queue */
-    uint64_t held_back;                 /* blocks that the write budget kept off NVMe, now */
-    int64_t budget_bytes;               /* that may be written to NVMe now; INT64_MAX: no bound */
-    uint64_t writes_per_day;
+    uint64_t hit_blocks[TIER_COUNT];      /* loads that came, by where they lay */
+    uint64_t verify_failed[TIER_COUNT];   /* seals that did not fit, by where the bytes lay */
+    uint64_t late;                        /* loads given up at their deadline */
+    uint64_t evicted_dram;                /* given up for room, with a copy on NVMe .. */
+    uint64_t lost_dram, lost_nvme;        /* .. and without any copy below */
+    uint64_t not_stored;                  /* full blocks that found no room in DRAM or in the queue */
+    uint64_t refused_bytes;               /* that the write budget kept off NVMe */
+    uint64_t budget_bytes, bytes_per_day; /* that may be written now; a day: 0 = no bound */
 };
 
 /* 0, or -errno with e; the tiers in o are closed in any case. */
@@ -96,10 +95,10 @@ void tiers_use(struct tiers *t, const struct kv_ident *who, const struct tiers_w
 int tiers_load(struct tiers *t, const struct kv_ident *who, int32_t block, uint64_t after, uint64_t due_ns);
 /* The pool block that this content is being loaded into, or -1: whoever wants it too can share that block. */
 int32_t tiers_loading(const struct tiers *t, const struct kv_ident *who);
-/* A queued request wants this content: bring it to DRAM and keep it there. Each fetch is undone by one unfetch.
- * 0; -ENOENT: not known; -EAGAIN: no room (nothing to undo). */
-int tiers_fetch(struct tiers *t, const struct kv_ident *who);
-void tiers_unfetch(struct tiers *t, const struct kv_ident *who);
+/* A queued request wants this content: bring it to DRAM and keep it there. Returns a ticket >= 0, given back once with
+ * tiers_unfetch; -ENOENT: not known; -EAGAIN: no room. */
+int64_t tiers_fetch(struct tiers *t, const struct kv_ident *who);
+void tiers_unfetch(struct tiers *t, int64_t ticket);
 
 /* -- by wish */
 /* Write the content to NVMe before others and beyond the budget. 0; -ENOENT: no copy below the pool; -ENOTSUP: no NVMe

@@ -120,7 +120,12 @@ static void drain(struct hand_engine *h, struct job *jobs, uint32_t n)
 
 void engine_random_run(const struct engine_random *r)
 {
-    struct engine_config c = {.block_tokens = 16, .max_rows = 48, .max_seqs = 12};
+    struct engine_config c = {.block_tokens = r->block_tokens ? r->block_tokens : 16,
+                              .max_rows = 48,
+                              .max_seqs = 12,
+                              .dram_bytes = r->dram_slots * 4096,
+                              .nvme_bytes = r->nvme_slots * 4096,
+                              .load_always = 1};
     struct fake_cost cost = {1000000, 500000, 1000, false};
     struct machine m;
     struct hand_engine h;
@@ -131,6 +136,8 @@ void engine_random_run(const struct engine_random *r)
     vocab = r->vocab ? r->vocab : FAKE_VOCAB;
     for (uint32_t i = 0; i < MAX_LIVE; i++)
         jobs[i].done = true;
+    if (r->nvme_dirs)
+        snprintf(c.nvme_dirs, sizeof c.nvme_dirs, "%s", r->nvme_dirs);
     fake_machine_open(&m, &c, r->n_blocks, &cost);
     hand_open(&h, &m);
     while (n_done < r->n_requests) {
@@ -155,6 +162,14 @@ void engine_random_run(const struct engine_random *r)
             loop_turn(&h.loop);
         drain(&h, jobs, MAX_LIVE);
     }
+    const uint64_t *in = h.loop.kv.cached_tokens;
+    if (r->dram_slots)
+        printf("cached tokens in HBM %llu, DRAM %llu, NVMe %llu\n", (unsigned long long)in[TIER_HBM],
+               (unsigned long long)in[TIER_DRAM], (unsigned long long)in[TIER_NVME]);
+    ck_assert_uint_ge(in[TIER_DRAM], r->least_dram);
+    ck_assert_uint_ge(in[TIER_NVME], r->least_nvme);
+    while (h.loop.kv.tiers && tiers_busy(h.loop.kv.tiers)) /* moves hold blocks until they are done */
+        loop_turn(&h.loop);
     printf("requests %u, steps %llu, preemptions %llu, cached tokens %u, evictions %llu\n", n_done,
            (unsigned long long)h.loop.step, (unsigned long long)h.loop.sched.n_preempted, n_cached,
            (unsigned long long)h.loop.kv.evictions);

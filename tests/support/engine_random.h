@@ -9,10 +9,14 @@
 struct engine_random {
     uint64_t seed;
     uint32_t n_blocks, n_requests;
-    bool cancels;   /* some requests are cancelled on the way */
-    uint32_t vocab; /* prompts use ids below this: few ids make many equal prefixes. 0 = all */
+    bool cancels;          /* some requests are cancelled on the way */
+    uint32_t vocab;        /* prompts use ids below this: few ids make many equal prefixes. 0 = all */
+    uint32_t block_tokens; /* 0 = 16 */
+    uint32_t dram_slots;   /* a tier of so many blocks below the pool; everything there is loaded */
+    const char *nvme_dirs; /* and one below that, in these folders, */
+    uint32_t nvme_slots;   /* of so many blocks */
     /* floors: below them the test proves nothing */
-    uint32_t least_cached, least_preempted;
+    uint32_t least_cached, least_preempted, least_dram, least_nvme; /* tokens */
 };
 
 /* Aborts the Check test on a wrong token, a leak or a floor that is not reached. */

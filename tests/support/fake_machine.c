@@ -84,12 +84,26 @@ static void fake_copy(struct backend *be, void *to, const void *from, size_t byt
     memcpy(to, from, bytes);
 }
 
+static void fake_upload(struct backend *be, void *to, const void *host, size_t bytes)
+{
+    memcpy(to, host, bytes);
+}
+
+static void fake_download(struct backend *be, void *host, const void *from, size_t bytes)
+{
+    memcpy(host, from, bytes);
+}
+
 static void fake_sync(struct backend *be)
 {
 }
 
-static const struct backend_ops fake_ops = {
-    .name = "fake", .copy = fake_copy, .sample = fake_sample, .sync = fake_sync};
+static const struct backend_ops fake_ops = {.name = "fake",
+                                            .upload = fake_upload,
+                                            .download = fake_download,
+                                            .copy = fake_copy,
+                                            .sample = fake_sample,
+                                            .sync = fake_sync};
 static const struct arch_ops fake_arch = {.name = "fake", .forward = fake_forward};
 
 void fake_machine_open(struct machine *m, const struct engine_config *c, uint32_t n_blocks,

@@ -1,0 +1,498 @@
+/* move - what is under way between the tiers: loads, stores, reads and writes. See tiers.h and tiers_int.h.
+ *
+ * A load waits for its content to be in DRAM (a read from NVMe if it is not) and for the step that still may read its
+ * pool block; then it is copied up and its seal compared. It may be given up only while it waits: nothing has been
+ * written to the pool block by then. The read goes on by itself and leaves a copy in DRAM.
+ */
+#include "engine/base/log.h"
+#include "engine/base/sys.h"
+#include "engine/kv/tiers_int.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STOP_NS     1000000000u /* writes pause so long after a failure, doubled with each that follows, */
+#define STOP_DOUBLE 6           /* but at most so often */
+#define SMOOTH      0.1
+
+int moves_open(struct tiers *t)
+{
+    t->jobs = calloc(MAX_JOBS, sizeof *t->jobs);
+    t->stores = calloc(TIERS_STORES, sizeof *t->stores);
+    t->loads = calloc(TIERS_LOADS, sizeof *t->loads);
+    t->done = calloc(TIERS_LOADS + TIERS_STORES, sizeof *t->done);
+    if (!t->jobs || !t->stores || !t->loads || !t->done)
+        return -ENOMEM;
+    for (int i = 0; i < MAX_JOBS; i++)
+        t->jobs[i].next = i + 1 < MAX_JOBS ? &t->jobs[i + 1] : NULL;
+    for (int i = 0; i < TIERS_STORES; i++)
+        t->stores[i].next = i + 1 < TIERS_STORES ? &t->stores[i + 1] : NULL;
+    for (int i = 0; i < TIERS_LOADS; i++)
+        t->loads[i].next = i + 1 < TIERS_LOADS ? i + 1 : NONE;
+    t->free_job = t->jobs;
+    t->free_store = t->stores;
+    t->first_load = t->last_load = NONE;
+    t->copy_ns = (double)t->slot_bytes / 4.0; /* 4 GB/s, until it is measured */
+    if (t->nvme) {
+        uint64_t bps = tier_head(t->nvme)->read_bps;
+        t->read_ns = (double)t->slot_bytes * 1e9 / (bps ? (double)bps : 1e9);
+    }
+    admit_init(&t->admit, t->o.write_bytes_per_day, t->o.write_bytes_per_day / 24 + t->slot_bytes);
+    return 0;
+}
+
+void moves_close(struct tiers *t)
+{
+    free(t->jobs);
+    free(t->stores);
+    free(t->loads);
+    free(t->done);
+}
+
+/* -- small things */
+
+static struct job *take_job(struct job **list, int32_t item)
+{
+    struct job *j = *list;
+    *list = j->next;
+    memset(&j->move, 0, sizeof j->move);
+    j->move.owner = j;
+    j->item = item;
+    return j;
+}
+
+static void give_job(struct job **list, struct job *j)
+{
+    j->next = *list;
+    *list = j;
+}
+
+static void tell(struct tiers *t, const struct tiers_outcome *o)
+{
+    assert(t->n_done < TIERS_LOADS + TIERS_STORES);
+    t->done[t->n_done++] = *o;
+}
+
+static void count(struct tiers_flow *f, const struct tier_move *m, uint64_t bytes)
+{
+    f->moves++;
+    f->bytes += m->result ? 0 : bytes;
+    f->ns += m->ns;
+    f->failed += m->result != 0;
+}
+
+static void smooth(double *to, double value)
+{
+    *to += SMOOTH * (value - *to);
+}
+
+/* -- stores: HBM -> DRAM */
+
+int tiers_store(struct tiers *t, const struct kv_ident *who, int32_t block, const struct tiers_worth *w)
+{
+    struct item *i = tiers_item(t, who);
+    if (i && !i->bad) {
+        tiers_use(t, who, w);
+        return 0;
+    }
+    int32_t slot = i || !t->free_store ? NONE : tiers_take_dram(t);
+    if (slot == NONE || !(i = tiers_add(t, &who->key))) {
+        if (slot != NONE)
+            tier_dram_give(&t->dram, slot);
+        t->stats.not_stored++;
+        return -EAGAIN;
+    }
+    struct kv_entry e;
+    entry_make(&e, who, t->o.block_tokens, t->o.format);
+    i->worth = *w;
+    i->by_store = true;
+    tiers_dram_fills(t, i, slot, &e);
+    struct job *j = take_job(&t->free_store, tiers_id(t, i));
+    j->block = block;
+    j->move.op = TIER_READ;
+    j->move.slot = block;
+    j->move.mem = tier_dram_at(&t->dram, slot);
+    if (tier_ops(t->gpu)->submit(t->gpu, &j->move) != 0) {
+        give_job(&t->free_store, j);
+        tiers_dram_failed(t, i);
+        t->stats.not_stored++;
+        return -EAGAIN;
+    }
+    t->n_stores++;
+    return 1;
+}
+
+static void end_load(struct tiers *t, struct load *l, bool ok);
+
+/* What was to come to DRAM did not: nobody may find the content, and it goes when nobody holds it. */
+static void copy_failed(struct tiers *t, struct item *i)
+{
+    if (i->load != NONE)
+        end_load(t, &t->loads[i->load], false);
+    tiers_dram_ready(t, i);
+    tiers_retire(t, i);
+}
+
+static void store_came(struct tiers *t, struct job *j)
+{
+    struct item *i = &t->items[j->item];
+    count(&t->stats.gpu[1], &j->move, t->o.block_bytes);
+    tell(t, &(struct tiers_outcome){.block = j->block, .ok = j->move.result == 0, .from = TIER_HBM, .ns = j->move.ns});
+    t->n_stores--;
+    i->by_store = false;
+    if (j->move.result == 0) {
+        t->dram_entries[i->dram].seal = j->move.seal;
+        tiers_dram_ready(t, i);
+        if (i->bad)
+            tiers_retire(t, i);
+        else if (t->nvme)
+            tiers_enqueue(t, i, i->parked);
+    } else {
+        copy_failed(t, i);
+    }
+    give_job(&t->free_store, j);
+}
+
+/* -- reads: NVMe -> DRAM */
+
+static int start_read(struct tiers *t, struct item *i)
+{
+    assert(i->in_dram == COPY_NONE && i->in_nvme == COPY_READY);
+    int32_t slot = t->free_job ? tiers_take_dram(t) : NONE;
+    if (slot == NONE)
+        return -EAGAIN;
+    struct job *j = take_job(&t->free_job, tiers_id(t, i));
+    j->move.op = TIER_READ;
+    j->move.slot = i->nvme;
+    j->move.mem = tier_dram_at(&t->dram, slot);
+    int ret = tier_ops(t->nvme)->submit(t->nvme, &j->move);
+    if (ret) {
+        give_job(&t->free_job, j);
+        tier_dram_give(&t->dram, slot);
+        return ret;
+    }
+    tiers_pin_nvme(t, i);
+    tiers_dram_fills(t, i, slot, tier_ops(t->nvme)->entry(t->nvme, i->nvme));
+    t->n_reads++;
+    return 0;
+}
+
+static void read_came(struct tiers *t, struct job *j)
+{
+    struct item *i = &t->items[j->item];
+    uint64_t now = sys.now_ns(), since = j->move.submitted_ns;
+    count(&t->stats.nvme[0], &j->move, t->slot_bytes);
+    if (t->last_read_ns > since)
+        since = t->last_read_ns;
+    t->last_read_ns = now;
+    t->n_reads--;
+    int result = j->move.result;
+    give_job(&t->free_job, j);
+    tiers_unpin_nvme(t, i);
+    if (result == 0) {
+        smooth(&t->read_ns, now > since ? (double)(now - since) : 0);
+        tiers_dram_ready(t, i);
+        if (i->bad)
+            tiers_retire(t, i);
+        return;
+    }
+    log_warn("tier read", "tier=nvme slot=%d error=\"%s\" next=\"the block is computed again\"", i->nvme,
+             strerror(-result));
+    copy_failed(t, i);
+}
+
+int64_t tiers_fetch(struct tiers *t, const struct kv_ident *who)
+{
+    struct item *i = tiers_item(t, who);
+    if (!i || i->bad)
+        return -ENOENT;
+    if (t->n_fetched >= t->dram.n_slots / 2) /* the other half is for loads that somebody waits for */
+        return -EAGAIN;
+    if (i->in_dram == COPY_NONE && start_read(t, i) != 0)
+        return -EAGAIN;
+    tiers_pin(t, i);
+    t->n_fetched++;
+    return (int64_t)(i->generation & INT32_MAX) << 32 | tiers_id(t, i);
+}
+
+void tiers_unfetch(struct tiers *t, int64_t ticket)
+{
+    struct item *i = &t->items[(uint32_t)ticket];
+    assert(i->used && (i->generation & INT32_MAX) == (uint32_t)(ticket >> 32));
+    t->n_fetched--;
+    tiers_unpin(t, i);
+}
+
+/* -- writes: DRAM -> NVMe */
+
+/* The content that is written next, its slot taken and its bytes accounted; NULL: none now. */
+static struct item *next_to_write(struct tiers *t, int32_t *slot, bool *paid)
+{
+    uint64_t now = sys.now_ns();
+    for (;;) {
+        int32_t at = t->to_park.first != NONE ? t->to_park.first : t->to_write.first;
+        if (at == NONE)
+            return NULL;
+        struct item *i = &t->items[at];
+        uint32_t bytes = (uint32_t)t->slot_bytes;
+        *paid = !i->parked;
+        if (*paid && !admit_offer(&t->admit, evict_worth(t->in_dram, i->dram, now / 1000), bytes, i->worth.session,
+                                  now / 1000)) {
+            tiers_dequeue(t, i); /* it is not worth its bytes: DRAM alone has it */
+            continue;
+        }
+        *slot = tiers_take_nvme(t, i);
+        if (*slot != NONE)
+            return i;
+        if (*paid)
+            admit_refund(&t->admit, bytes);
+        return NULL;
+    }
+}
+
+static bool start_write(struct tiers *t)
+{
+    int32_t slot;
+    bool paid;
+    struct item *i = t->free_job ? next_to_write(t, &slot, &paid) : NULL;
+    if (!i)
+        return false;
+    struct job *j = take_job(&t->free_job, tiers_id(t, i));
+    j->entry = t->dram_entries[i->dram];
+    j->entry.generation = ++t->generation;
+    j->move.op = TIER_WRITE;
+    j->move.slot = slot;
+    j->move.mem = tier_dram_at(&t->dram, i->dram);
+    j->move.entry = &j->entry;
+    if (tier_ops(t->nvme)->submit(t->nvme, &j->move) != 0) {
+        give_job(&t->free_job, j);
+        tier_ops(t->nvme)->give(t->nvme, slot);
+        if (paid)
+            admit_refund(&t->admit, (uint32_t)t->slot_bytes);
+        return false;
+    }
+    tiers_dequeue(t, i);
+    tiers_pin(t, i);
+    i->nvme = slot;
+    i->in_nvme = COPY_FILLING;
+    t->n_writes++;
+    return true;
+}
+
+static void write_came(struct tiers *t, struct job *j)
+{
+    struct item *i = &t->items[j->item];
+    count(&t->stats.nvme[1], &j->move, t->slot_bytes);
+    t->n_writes--;
+    int result = j->move.result;
+    give_job(&t->free_job, j);
+    if (result == 0) {
+        t->write_failures = 0;
+        tiers_nvme_ready(t, i);
+    } else {
+        uint32_t n = t->write_failures < STOP_DOUBLE ? t->write_failures : STOP_DOUBLE;
+        uint64_t pause = (uint64_t)STOP_NS << n;
+        t->write_failures++;
+        t->writes_stop_until_ns = sys.now_ns() + pause;
+        log_warn("tier write", "tier=nvme slot=%d error=\"%s\" next=\"no writes for %llu s\"", i->nvme,
+                 strerror(-result), (unsigned long long)(pause / 1000000000u));
+        tier_ops(t->nvme)->forget(t->nvme, i->nvme);
+        tier_ops(t->nvme)->give(t->nvme, i->nvme);
+        i->nvme = NONE;
+        i->in_nvme = COPY_NONE;
+    }
+    tiers_unpin(t, i);
+}
+
+/* -- loads: to HBM */
+
+static void leave_list(struct tiers *t, struct load *l)
+{
+    if (l->prev != NONE)
+        t->loads[l->prev].next = l->next;
+    else
+        t->first_load = l->next;
+    if (l->next != NONE)
+        t->loads[l->next].prev = l->prev;
+    else
+        t->last_load = l->prev;
+}
+
+static void enter_list(struct tiers *t, struct load *l)
+{
+    int32_t id = (int32_t)(l - t->loads);
+    l->prev = t->last_load;
+    l->next = NONE;
+    if (t->last_load != NONE)
+        t->loads[t->last_load].next = id;
+    else
+        t->first_load = id;
+    t->last_load = id;
+}
+
+int tiers_load(struct tiers *t, const struct kv_ident *who, int32_t block, uint64_t after, uint64_t due_ns)
+{
+    struct item *i = tiers_item(t, who);
+    if (!i || i->bad || (i->in_dram != COPY_READY && !i->by_store && i->in_nvme != COPY_READY))
+        return -ENOENT;
+    if (t->free_load == NONE)
+        return -EAGAIN;
+    assert(i->load == NONE); /* tiers_loading tells */
+    struct load *l = &t->loads[t->free_load];
+    uint64_t now = sys.now_ns();
+    i->load = t->free_load;
+    t->free_load = l->next;
+    l->state = LOAD_WAITS;
+    l->from = i->in_dram == COPY_READY || i->by_store ? TIER_DRAM : TIER_NVME;
+    l->item = tiers_id(t, i);
+    l->block = block;
+    l->after = after;
+    l->start_ns = now;
+    t->n_loads++;
+    t->n_wait_nvme += l->from == TIER_NVME;
+    l->due_ns = due_ns ? due_ns : now + t->o.deadline_ns + (uint64_t)(2 * t->read_ns * (t->n_wait_nvme + 1));
+    enter_list(t, l);
+    tiers_pin(t, i);
+    if (l->from == TIER_NVME)
+        tiers_pin_nvme(t, i);
+    if (i->in_dram == COPY_NONE)
+        start_read(t, i); /* else a turn does, when there is room */
+    return 0;
+}
+
+int32_t tiers_loading(const struct tiers *t, const struct kv_ident *who)
+{
+    const struct item *i = tiers_item((struct tiers *)t, who);
+    return i && i->load != NONE ? t->loads[i->load].block : NONE;
+}
+
+/* The outcome is told; what it held is let go. The item may be gone after it. */
+static void end_load(struct tiers *t, struct load *l, bool ok)
+{
+    struct item *i = &t->items[l->item];
+    tell(t, &(struct tiers_outcome){l->block, true, ok, l->from, sys.now_ns() - l->start_ns});
+    if (l->state == LOAD_WAITS)
+        leave_list(t, l);
+    t->stats.hit_blocks[l->from] += ok;
+    t->n_loads--;
+    t->n_wait_nvme -= l->from == TIER_NVME;
+    l->state = LOAD_FREE;
+    l->next = t->free_load;
+    t->free_load = (int32_t)(l - t->loads);
+    i->load = NONE;
+    if (l->from == TIER_NVME)
+        tiers_unpin_nvme(t, i);
+    tiers_unpin(t, i);
+}
+
+/* May the load go on? False: the queue of copies is full. */
+static bool push_load(struct tiers *t, struct load *l, bool *reads_full)
+{
+    struct item *i = &t->items[l->item];
+    if (i->in_dram == COPY_NONE && !*reads_full)
+        *reads_full = start_read(t, i) != 0;
+    if (i->in_dram != COPY_READY || l->after > t->finished)
+        return true;
+    memset(&l->move, 0, sizeof l->move);
+    l->move.owner = l;
+    l->move.op = TIER_WRITE;
+    l->move.slot = l->block;
+    l->move.mem = tier_dram_at(&t->dram, i->dram);
+    if (tier_ops(t->gpu)->submit(t->gpu, &l->move) != 0)
+        return false;
+    leave_list(t, l);
+    l->state = LOAD_COPIES;
+    return true;
+}
+
+static void push_loads(struct tiers *t)
+{
+    uint64_t now = sys.now_ns();
+    bool reads_full = false, copies_full = false;
+    for (int32_t at = t->first_load, next; at != NONE; at = next) {
+        struct load *l = &t->loads[at];
+        struct item *i = &t->items[l->item];
+        next = l->next;
+        if (i->in_dram != COPY_READY && now >= l->due_ns) {
+            t->stats.late++;
+            end_load(t, l, false);
+        } else if (!copies_full) {
+            copies_full = !push_load(t, l, &reads_full);
+        }
+    }
+}
+
+static void copy_came(struct tiers *t, struct load *l)
+{
+    struct item *i = &t->items[l->item];
+    const struct seal *want = &t->dram_entries[i->dram].seal;
+    count(&t->stats.gpu[0], &l->move, t->o.block_bytes);
+    bool same = t->o.no_bytes || seal_equal(want, &l->move.seal);
+    if (l->move.result == 0 && !same) {
+        t->stats.verify_failed[l->from]++;
+        i->bad = true;
+        log_warn("tier verify", "tier=%s depth=%u next=\"the copy is retired, the block computed again\"",
+                 l->from == TIER_NVME ? "nvme" : "dram", t->dram_entries[i->dram].depth);
+    } else if (l->move.result == 0) {
+        smooth(&t->copy_ns, (double)l->move.ns);
+    }
+    end_load(t, l, l->move.result == 0 && same);
+}
+
+/* -- once a turn */
+
+static bool reap(struct tiers *t)
+{
+    bool any = false;
+    for (struct tier_move *m = tier_ops(t->gpu)->reap(t->gpu), *next; m; m = next, any = true) {
+        next = m->next;
+        if (m->op == TIER_READ)
+            store_came(t, m->owner);
+        else
+            copy_came(t, m->owner);
+    }
+    for (struct tier_move *m = t->nvme ? tier_ops(t->nvme)->reap(t->nvme) : NULL, *next; m; m = next, any = true) {
+        next = m->next;
+        if (m->op == TIER_READ)
+            read_came(t, m->owner);
+        else
+            write_came(t, m->owner);
+    }
+    return any;
+}
+
+bool tiers_turn(struct tiers *t, uint64_t finished)
+{
+    t->finished = finished;
+    t->n_done = 0;
+    bool any = reap(t);
+    push_loads(t);
+    any |= reap(t); /* copies of host memory are done at once */
+    /* reads first: while one is under way, or waited for, nothing is written */
+    if (t->nvme && t->n_reads == 0 && t->n_wait_nvme == 0 && sys.now_ns() >= t->writes_stop_until_ns)
+        while (start_write(t))
+            any = true;
+    return any || t->n_done > 0;
+}
+
+bool tiers_busy(const struct tiers *t)
+{
+    bool writes = t->to_write.n + t->to_park.n > 0 && sys.now_ns() >= t->writes_stop_until_ns;
+    return t->n_loads || t->n_stores || t->n_reads || t->n_writes || writes;
+}
+
+const struct tiers_outcome *tiers_done(const struct tiers *t, uint32_t *n)
+{
+    *n = t->n_done;
+    return t->done;
+}
+
+uint64_t tiers_load_ns(const struct tiers *t, uint32_t where)
+{
+    double ns = t->copy_ns;
+    if (!(where & 1u << TIER_DRAM))
+        ns += t->read_ns * (t->n_wait_nvme + 1);
+    return (uint64_t)ns;
+}

@@ -1,0 +1,138 @@
+/* tiers_int - what tiers.c (contents and places) and move.c (what is under way) share. Private to them.
+ *
+ * An item is one content that has a copy below the pool or is about to get one. Its copies:
+ *
+ *     DRAM   none -> filling (from HBM by a store, from NVMe by a read) -> ready -> none
+ *     NVMe   none -> writing -> ready -> none
+ *
+ * The entry of a content lies with its slot, so an item is small: DRAM slots have an array of entries here, NVMe slots
+ * have theirs in the tier's index. An item with neither copy nor move under way does not exist.
+ *
+ * A DRAM slot can't be given up while it fills (evict does not know it yet) and while pins > 0 (held): one pin for each
+ * move from it, each load that waits for it and each fetch. An NVMe slot is held by reads from it and by loads.
+ */
+#ifndef HEARTH_KV_TIERS_INT_H
+#define HEARTH_KV_TIERS_INT_H
+
+#include "engine/kv/admit.h"
+#include "engine/kv/tier_dram.h"
+#include "engine/kv/tiers.h"
+
+#include <stddef.h>
+
+#define NONE (-1)
+
+enum copy_state { COPY_NONE, COPY_FILLING, COPY_READY };
+
+struct item {
+    int32_t chain;            /* next of its bucket, or of the free list */
+    int32_t dram, nvme;       /* slots, or NONE */
+    uint8_t in_dram, in_nvme; /* enum copy_state */
+    bool used;                /* in the table */
+    bool queued, parked;      /* stands in a queue of writes; by wish */
+    bool by_store;            /* the DRAM copy being filled comes from HBM */
+    bool bad;                 /* its bytes did not verify: gone when the last pin is */
+    uint32_t pins;            /* on the DRAM copy */
+    uint32_t nvme_pins;
+    uint32_t generation; /* of the item: a ticket of an older one is void */
+    int32_t load;        /* under way, or NONE */
+    int32_t prev, next;  /* in its queue of writes */
+    struct tiers_worth worth;
+    uint64_t used_us;
+};
+
+struct queue { /* of items to write to NVMe */
+    int32_t first, last;
+    uint64_t n;
+};
+
+/* Something under way: a read or write of NVMe, or a store from HBM. */
+struct job {
+    struct tier_move move;
+    struct kv_entry entry; /* NVMe writes: as it goes to the index */
+    int32_t item, block;   /* block: of a store */
+    struct job *next;      /* free list */
+};
+
+enum load_state { LOAD_FREE, LOAD_WAITS, LOAD_COPIES };
+
+struct load {
+    struct tier_move move;
+    uint8_t state; /* enum load_state */
+    enum tier_id from;
+    int32_t item, block;
+    uint64_t after, due_ns, start_ns;
+    int32_t prev, next; /* waiting loads in order, or the free list */
+};
+
+#define MAX_JOBS 256 /* NVMe moves under way */
+
+struct tiers {
+    struct tiers_opts o;
+    uint64_t slot_bytes;
+    struct tier *gpu, *nvme; /* nvme: NULL = none */
+    struct tier_dram dram;
+    struct evict *in_dram, *in_nvme;
+    struct admit admit;
+    /* contents */
+    struct item *items;
+    int32_t *buckets;
+    uint32_t mask, n_items, n_used;
+    int32_t free_item;
+    int32_t *dram_item, *nvme_item; /* slot -> item, or NONE */
+    struct kv_entry *dram_entries;  /* [dram slots] */
+    struct queue to_write, to_park;
+    /* under way */
+    struct job *jobs, *stores, *free_job, *free_store;
+    uint32_t n_reads, n_writes, n_stores;
+    struct load *loads;
+    int32_t free_load, first_load, last_load; /* those that wait, in order */
+    uint32_t n_loads, n_wait_nvme;            /* n_wait_nvme: wait for a read that is not done */
+    uint64_t finished;                        /* last step that has */
+    uint64_t generation;                      /* of entries */
+    uint64_t writes_stop_until_ns;            /* after failures */
+    uint32_t write_failures;
+    struct tiers_outcome *done;
+    uint32_t n_done;
+    double read_ns, copy_ns; /* a block's share of the time while reads (copies up) are under way: smoothed */
+    uint64_t last_read_ns;   /* when the last read came */
+    uint32_t n_fetched;      /* pins by fetches */
+    struct tiers_stats stats;
+};
+
+/* -- tiers.c */
+struct item *tiers_item(struct tiers *t, const struct kv_ident *who); /* NULL: none */
+const struct kv_entry *tiers_entry(const struct tiers *t, const struct item *i);
+/* A new item without copies for this key; NULL: none is free. Enter it by giving it a copy at once. */
+struct item *tiers_add(struct tiers *t, const struct hash_key *key);
+/* A DRAM slot, giving up another content if need be; NONE: all are held. */
+int32_t tiers_take_dram(struct tiers *t);
+/* An NVMe slot for the item. */
+int32_t tiers_take_nvme(struct tiers *t, const struct item *i);
+/* Give up a copy that is ready. */
+void tiers_drop_dram(struct tiers *t, struct item *i);
+void tiers_drop_nvme(struct tiers *t, struct item *i);
+/* The copy in `slot` begins to fill; it is held. tiers_dram_ready: it is there; held while pinned. */
+void tiers_dram_fills(struct tiers *t, struct item *i, int32_t slot, const struct kv_entry *e);
+void tiers_dram_ready(struct tiers *t, struct item *i);
+void tiers_dram_failed(struct tiers *t, struct item *i);
+void tiers_pin(struct tiers *t, struct item *i);
+void tiers_unpin(struct tiers *t, struct item *i); /* the item may be gone after it */
+void tiers_pin_nvme(struct tiers *t, struct item *i);
+void tiers_unpin_nvme(struct tiers *t, struct item *i);
+/* Its bytes are not what they should be: no copy of it is used again. */
+void tiers_retire(struct tiers *t, struct item *i);
+void tiers_enqueue(struct tiers *t, struct item *i, bool parked);
+void tiers_dequeue(struct tiers *t, struct item *i);
+/* Entry of item i with its NVMe slot in evict. */
+void tiers_nvme_ready(struct tiers *t, struct item *i);
+static inline int32_t tiers_id(const struct tiers *t, const struct item *i)
+{
+    return (int32_t)(i - t->items);
+}
+
+/* -- move.c */
+int moves_open(struct tiers *t);
+void moves_close(struct tiers *t);
+
+#endif

@@ -1,0 +1,22 @@
+/* kvcache_int - what kvcache.c (the pool) and kvcache_lower.c (tiers below it) share. Private to them. */
+#ifndef HEARTH_ENGINE_KVCACHE_INT_H
+#define HEARTH_ENGINE_KVCACHE_INT_H
+
+#include "engine/kvcache.h"
+
+/* One more holder of a block; one less. */
+void kvcache_hold(struct kvcache *c, int32_t block);
+void kvcache_give(struct kvcache *c, int32_t block);
+/* Make n blocks free, evicting idle ones. All steps before have been queued on the same stream or have finished, so
+ * what is evicted now may be written by the next step. */
+bool kvcache_make_free(struct kvcache *c, uint32_t n);
+/* Key of full block i (and the check beside it), from the chain. */
+const struct hash_key *kvcache_key(struct seq *s, uint32_t i);
+/* The pool's block with the content of full block i after block `parent` (-1: the first), or -1. */
+int32_t kvcache_find(struct kvcache *c, struct seq *s, uint32_t i, int32_t parent);
+
+/* Block i of s has just been published: copy it down. */
+void kvcache_store(struct kvcache *c, struct seq *s, uint32_t i);
+void kvcache_detach(struct kvcache *c);
+
+#endif

@@ -1,0 +1,256 @@
+/* kvcache_lower - what lies below the pool: see kvcache.h, "tiers below the pool", and kv/tiers.h. */
+#include "engine/base/sys.h"
+#include "engine/budget.h"
+#include "engine/kvcache_int.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum outcome { OUTCOME_NONE, OUTCOME_LOADED, OUTCOME_FAILED };
+
+int kvcache_attach(struct kvcache *c, struct tiers *t, struct returns *returns)
+{
+    uint32_t n = pool_n_blocks(c->pool);
+    c->moving = calloc(n, sizeof *c->moving);
+    c->outcome = calloc(n, sizeof *c->outcome);
+    c->fetches = calloc(KVCACHE_FETCHES, sizeof *c->fetches);
+    if (!c->moving || !c->outcome || !c->fetches)
+        return -ENOMEM; /* kvcache_close frees what there is */
+    c->tiers = t;
+    c->returns = returns;
+    return 0;
+}
+
+void kvcache_detach(struct kvcache *c)
+{
+    tiers_close(c->tiers);
+    returns_close(c->returns);
+    free(c->moving);
+    free(c->outcome);
+    free(c->fetches);
+}
+
+static bool is_on(const struct kvcache *c)
+{
+    return c->tiers && c->enabled;
+}
+
+static struct kv_ident content(struct seq *s, uint32_t i)
+{
+    return (struct kv_ident){
+        .key = *kvcache_key(s, i),
+        .parent = i ? s->keys[i - 1] : s->req->root,
+        .root = &s->req->root,
+        .check = s->checks[i],
+        .ids = s->ids + (size_t)i * s->table.block_tokens,
+        .depth = i,
+    };
+}
+
+/* ns that computing block i of a sequence would take. */
+static double compute_ns(const struct kvcache *c, uint32_t i)
+{
+    return c->budget ? budget_cost(c->budget, (uint64_t)i * c->block_tokens, c->block_tokens) : 0;
+}
+
+static struct tiers_worth worth(const struct kvcache *c, const struct seq *s, uint32_t i)
+{
+    struct tiers_worth w = {.seconds = (float)(compute_ns(c, i) / 1e9), .class = returns_class(&s->turn, i)};
+    memcpy(&w.session, s->keys[0].b, sizeof w.session); /* chains that begin alike are one session */
+    return w;
+}
+
+/* A move holds the block until its outcome is told: its bytes stay. It says nothing about who uses the content, so to
+ * the prefix cache the block may be idle meanwhile, and even be forgotten. */
+static void hold_for_move(struct kvcache *c, int32_t block)
+{
+    pool_ref(c->pool, block);
+    c->moving[block]++;
+}
+
+void kvcache_store(struct kvcache *c, struct seq *s, uint32_t i)
+{
+    if (!is_on(c))
+        return;
+    struct kv_ident who = content(s, i);
+    struct tiers_worth w = worth(c, s, i);
+    int32_t block = s->table.blocks[i].id;
+    if (tiers_store(c->tiers, &who, block, &w) == 1)
+        hold_for_move(c, block);
+}
+
+/* -- loading */
+
+static bool sooner_loaded(const struct kvcache *c, uint32_t where, uint32_t i)
+{
+    return c->load_always || !c->budget || (double)tiers_load_ns(c->tiers, where) < compute_ns(c, i);
+}
+
+/* Block i of s, absent, from below. True when it is on its way. */
+static bool load_block(struct kvcache *c, struct seq *s, uint32_t i)
+{
+    struct table_block *b = &s->table.blocks[i];
+    struct kv_ident who = content(s, i);
+    uint32_t where = tiers_where(c->tiers, &who);
+    int32_t shared = where ? tiers_loading(c->tiers, &who) : -1;
+    if (shared >= 0) { /* somebody else's load: its block will do */
+        kvcache_hold(c, shared);
+        kvcache_give(c, b->id);
+        b->id = shared;
+    } else if (!where || !sooner_loaded(c, where, i) || tiers_load(c->tiers, &who, b->id, c->queued, 0) != 0) {
+        return false;
+    } else {
+        hold_for_move(c, b->id);
+    }
+    table_load(&s->table, i);
+    s->n_loading++;
+    return true;
+}
+
+/* The first time a request is admitted it is counted what it need not compute. */
+static void count_hits(struct kvcache *c, struct seq *s, enum tier_id tier, uint32_t tokens)
+{
+    uint32_t left = s->n_prompt - s->req->cached;
+    if (!s->counts || tokens == 0)
+        return;
+    if (tokens > left) /* what an engine before this one had generated is no prompt */
+        tokens = left;
+    s->req->cached += tokens;
+    s->req->cached_in[tier] += tokens;
+    c->cached_tokens[tier] += tokens;
+}
+
+void kvcache_load(struct kvcache *c, struct seq *s)
+{
+    uint32_t hits = s->n_published, n_full = (s->n_known - 1) / c->block_tokens;
+    s->counts = !s->req->counted;
+    s->req->counted = true;
+    count_hits(c, s, TIER_HBM, hits * c->block_tokens);
+    if (!is_on(c) || n_full == 0)
+        return;
+    s->load_from_ns = sys.now_ns();
+    kvcache_key(s, n_full - 1);
+    if (c->returns && s->counts)
+        s->turn = returns_use(c->returns, s->keys, n_full, sys.now_ns() / 1000);
+    for (uint32_t i = hits; !s->req->no_cache && i < n_full; i++)
+        load_block(c, s, i);
+    for (uint32_t i = n_full; i-- > 0;) { /* the last first: a chain is given up from its end */
+        struct kv_ident who = content(s, i);
+        struct tiers_worth w = worth(c, s, i);
+        tiers_use(c->tiers, &who, &w);
+    }
+}
+
+/* A load of s's block i has failed: the block stays s's when nobody else waits for it, else s takes another. */
+static int own_block(struct kvcache *c, struct table_block *b)
+{
+    if (pool_refs(c->pool, b->id) - c->moving[b->id] == 1)
+        return 0;
+    int32_t mine;
+    if (!kvcache_make_free(c, 1) || pool_take(c->pool, 1, &mine) != 0)
+        return -ENOMEM;
+    kvcache_give(c, b->id);
+    b->id = mine;
+    return 0;
+}
+
+int kvcache_settle(struct kvcache *c, struct seq *s)
+{
+    int ret = 0;
+    for (uint32_t i = 0; s->n_loading > 0 && i < s->table.n; i++) {
+        struct table_block *b = &s->table.blocks[i];
+        if (b->state != TABLE_LOADING || c->outcome[b->id] == OUTCOME_NONE)
+            continue;
+        bool ok = (c->outcome[b->id] & 3) == OUTCOME_LOADED;
+        if (ok)
+            count_hits(c, s, c->outcome[b->id] >> 2, c->block_tokens);
+        else if (own_block(c, b) != 0)
+            ret = -ENOMEM;
+        table_loaded(&s->table, i, ok);
+        s->n_loading--;
+    }
+    if (s->counts && s->n_loading == 0)
+        s->req->load_ns = sys.now_ns() - s->load_from_ns;
+    kvcache_publish(c, s);
+    return ret;
+}
+
+bool kvcache_move(struct kvcache *c)
+{
+    if (!c->tiers)
+        return false;
+    bool any = tiers_turn(c->tiers, c->finished);
+    uint32_t n;
+    const struct tiers_outcome *done = tiers_done(c->tiers, &n);
+    for (uint32_t i = 0; i < n; i++)
+        if (done[i].load)
+            c->outcome[done[i].block] = (uint8_t)((done[i].ok ? OUTCOME_LOADED : OUTCOME_FAILED) | done[i].from << 2);
+    return any;
+}
+
+void kvcache_moved(struct kvcache *c)
+{
+    uint32_t n = 0;
+    const struct tiers_outcome *done = c->tiers ? tiers_done(c->tiers, &n) : NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        c->outcome[done[i].block] = OUTCOME_NONE;
+        c->moving[done[i].block]--;
+        pool_drop(c->pool, done[i].block, c->queued);
+    }
+}
+
+/* -- while it waits */
+
+/* Where the search for things to fetch begins: behind what the pool has. */
+static uint32_t pool_run(struct kvcache *c, struct seq *s, uint32_t n_full)
+{
+    uint32_t i = 0;
+    for (int32_t block = -1; i < n_full && (block = kvcache_find(c, s, i, block)) >= 0; i++)
+        ;
+    return i;
+}
+
+static struct kvcache_fetch *free_fetch(struct kvcache *c)
+{
+    for (uint32_t i = 0; i < KVCACHE_FETCHES; i++)
+        if (!c->fetches[i].seq)
+            return &c->fetches[i];
+    return NULL;
+}
+
+bool kvcache_fetch(struct kvcache *c, struct seq *s)
+{
+    uint32_t n_full = (s->n_known - 1) / c->block_tokens;
+    if (!is_on(c) || s->req->no_cache)
+        return true;
+    if (s->fetch_from == 0)
+        s->fetch_from = pool_run(c, s, n_full);
+    for (; s->fetch_from < n_full; s->fetch_from++) {
+        struct kv_ident who = content(s, s->fetch_from);
+        struct kvcache_fetch *f = c->n_fetches < KVCACHE_FETCHES ? free_fetch(c) : NULL;
+        int64_t ticket = f ? tiers_fetch(c->tiers, &who) : -EAGAIN;
+        if (ticket == -EAGAIN)
+            return false;
+        if (ticket < 0)
+            continue; /* not known: a hole */
+        *f = (struct kvcache_fetch){s, ticket};
+        c->n_fetches++;
+        s->n_fetched++;
+    }
+    return true;
+}
+
+void kvcache_unfetch(struct kvcache *c, struct seq *s)
+{
+    for (uint32_t i = 0; s->n_fetched > 0 && i < KVCACHE_FETCHES; i++) {
+        if (c->fetches[i].seq != s)
+            continue;
+        tiers_unfetch(c->tiers, c->fetches[i].ticket);
+        c->fetches[i].seq = NULL;
+        c->n_fetches--;
+        s->n_fetched--;
+    }
+    s->fetch_from = 0;
+}

@@ -1,0 +1,18 @@
+/* tiering - the tiers below the pool, made from a machine's configuration, and their numbers for the front. Engine
+ * thread. */
+#ifndef HEARTH_ENGINE_TIERING_H
+#define HEARTH_ENGINE_TIERING_H
+
+#include "engine/boundary.h"
+#include "engine/kvcache.h"
+#include "engine/machine.h"
+
+/* Open what m's configuration asks for and attach it to c; nothing asked for is fine. `bell` is rung when something
+ * has moved (kv/aio.h); -1: nobody waits. With NVMe the installation's secret comes from there, so that a later start
+ * finds the same keys: m->config.secret is replaced. 0 or -errno with e. */
+int tiering_open(struct kvcache *c, struct machine *m, int bell, struct err *e);
+
+/* Write the counters into the status. */
+void tiering_publish(const struct kvcache *c, struct boundary_status *st);
+
+#endif

@@ -132,6 +132,9 @@ def test_echo_puts_the_prompt_first(server):
     r = server.complete(prompt="the prompt ", max_tokens=3, logit_bias=TEXT, echo=True)
     assert r["choices"][0]["text"] == "the prompt aaa"
     assert server.complete(prompt=[104, 105], max_tokens=1, logit_bias=TEXT, echo=True)["choices"][0]["text"] == "hia"
+    ids = {"prompt": [257, 104], "max_tokens": 1, "logit_bias": TEXT, "echo": True}
+    assert server.complete(**ids)["choices"][0]["text"] == "ha"
+    assert server.complete(**ids, skip_special_tokens=False)["choices"][0]["text"] == "<|im_start|>ha"
     body = {"prompt": "only this", "max_tokens": 3, "logit_bias": {"256": 100}, "echo": True}  # ends before its first token
     assert server.complete(**body)["choices"][0]["text"] == "only this"
     assert "".join(e["choices"][0]["text"] for e in server.events("/v1/completions", body)) == "only this"
@@ -190,7 +193,11 @@ def test_progress_frames_when_asked(server):
     frames = [e["prompt_progress"] for e in events if "prompt_progress" in e]
     assert frames and all(e["choices"] == [] for e in events if "prompt_progress" in e)
     assert all(f["total"] == 1750 and 0 < f["processed"] <= 1750 for f in frames)
-    assert [f["processed"] for f in frames] == sorted(f["processed"] for f in frames)
+    assert [f["processed"] for f in frames] == sorted(f["processed"] for f in frames) and all(f["cache"] == 0 for f in frames)
+    server.complete(prompt=[3] * 300, max_tokens=1)
+    events = server.events("/v1/completions", {"prompt": [3] * 1950, "max_tokens": 1, "return_progress": True})
+    frames = [e["prompt_progress"] for e in events if "prompt_progress" in e]
+    assert frames and all(f["cache"] == 256 and f["total"] == 1950 for f in frames)
 
 
 def network_chunks(server, body, path="/v1/completions", slow=False):

@@ -204,6 +204,17 @@ def test_metrics_are_prometheus_text(server):
     assert after['hearth_time_to_first_token_seconds_bucket{le="+Inf"}'] == after["hearth_time_to_first_token_seconds_count"]
 
 
+def test_answers_are_counted_by_their_class(server):
+    def classes():
+        return {c: server.metrics()[f'hearth_http_requests_total{{code="{c}"}}'] for c in ("2xx", "4xx", "5xx")}
+    before = classes()
+    server.request("GET", "/nowhere")
+    server.post("/v1/completions", {"prompt": "x", "max_tokens": 1})
+    after = classes()
+    assert after["4xx"] - before["4xx"] == 1 and after["5xx"] == before["5xx"]
+    assert after["2xx"] - before["2xx"] == 4  # three times the metrics before, and the completion
+
+
 def test_each_request_is_counted_once_and_by_how_it_ended(server):
     def told():
         m = server.metrics()
@@ -283,12 +294,27 @@ def test_defaults_of_the_configuration_bend_to_the_context(start):
     assert s.complete(prompt=[7], ignore_eos=True)["choices"] == s.complete(prompt=[7], ignore_eos=True)["choices"]  # greedy
 
 
+def test_names_and_seed_of_the_configuration_hold(start):
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=4MiB", "--set", "model.alias=first,second", "--set", "seed=5")
+    body = {"prompt": "x", "max_tokens": 20, "ignore_eos": True, "return_token_ids": True}
+    ids = [s.complete(**body, **kw)["choices"][0]["token_ids"] for kw in ({}, {}, {"seed": 5}, {"seed": 6}, {"n": 2})]
+    assert ids[0] == ids[1] == ids[2] == ids[4] != ids[3]
+    assert [m.id for m in s.client().models.list()] == ["first", "second"]
+    assert [s.complete(**body, **kw)["model"] for kw in ({}, {"model": "second"}, {"model": None})] == ["first", "second", "first"]
+    status, r = s.post("/v1/completions", {**body, "model": "firs"})
+    assert status == 404 and r["error"]["type"] == "not_found_error" and "first, second" in r["error"]["message"]
+
+
 def test_a_need_above_the_pool_is_named_with_both_numbers(start):
     s = start("--set", "model.random=tiny", "--set", "kv.bytes=1MiB", "--set", "kv.format=kv32")
     context = json.loads(s.request("GET", "/ready")[1])["context"]
     status, r = s.post("/v1/completions", {"prompt": [1] * (context + 1)})
     assert status == 400 and r["error"]["code"] == "context_length_exceeded"
-    assert str(context) in r["error"]["message"] and str(context + 1) in r["error"]["message"]
+    assert str(context) in r["error"]["message"] and str(context + 1) in r["error"]["message"] and r["error"]["param"] == "prompt"
+    status, r = s.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * context}]})
+    assert status == 400 and r["error"]["code"] == "context_length_exceeded" and r["error"]["param"] == "messages"
+    status, r = s.post("/v1/completions", {"prompt": "x", "max_tokens": 5, "min_tokens": 6})
+    assert status == 400 and r["error"]["param"] == "min_tokens"
     assert s.complete(prompt=[1] * (context - 1), ignore_eos=True)["usage"]["completion_tokens"] == 1
 
 
@@ -362,6 +388,8 @@ def test_keys(start, tmp_path):
             assert r.status == 401 and json.loads(raw)["error"]["code"] == "invalid_api_key"
             assert r.headers["www-authenticate"] == "Bearer"
     assert s.request("GET", "/health")[0].status == 200
+    _, raw = s.request("GET", "/metrics", headers={"Authorization": "Bearer sk-aaaaaaaaaaaaaaaa"})
+    assert b'hearth_requests_refused_total{reason="no_key"} 21\n' in raw
     body = {"prompt": list(range(200)), "max_tokens": 1}
 
     def cached(key, **kw):

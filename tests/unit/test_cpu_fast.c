@@ -51,6 +51,8 @@ static struct fleet open_fleet(void)
     f.be[2] = open_backend(&backend_cpu_fast, 5, "avx2");
     if (__builtin_cpu_supports("avx512vnni"))
         f.be[f.n++] = open_backend(&backend_cpu_fast, 3, "avx512");
+    for (int i = 0; i < f.n; i++) /* else one ISA would be compared with itself */
+        ck_assert_ptr_nonnull(strstr(backend_cpu_fast.describe(f.be[i]), i < 3 ? "AVX2," : "AVX-512,"));
     return f;
 }
 

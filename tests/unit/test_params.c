@@ -66,6 +66,16 @@ START_TEST(test_params_take_request_then_config_then_model_then_openai)
     ck_assert(r.p.temperature == 0.3 && r.p.top_k == 20);
     read_with(&r, "{\"temperature\":0.9,\"top_k\":null}", PARAMS_CHAT, &m);
     ck_assert(r.p.temperature == 0.9 && r.p.top_k == 20);
+    static const char *const config[][2] = {
+        {"top_p", "0.5"}, {"min_p", "0.25"}, {"repetition_penalty", "1.5"}, {"top_k", "3"}};
+    m = (struct model_sampling){0.6, 0.9, 0.1, 1.1, 20};
+    for (size_t i = 0; i < sizeof config / sizeof *config; i++) {
+        char key[64];
+        snprintf(key, sizeof key, "sampling.%s", config[i][0]);
+        ck_assert_int_eq(config_set(&r.conf, key, config[i][1], CONFIG_SET, "test", &e), 0);
+    }
+    read_with(&r, "{}", PARAMS_CHAT, &m);
+    ck_assert(r.p.top_p == 0.5 && r.p.min_p == 0.25 && r.p.repetition_penalty == 1.5 && r.p.top_k == 3);
     close_read(&r);
 }
 END_TEST

@@ -40,7 +40,7 @@ TEST_BIN := $(TEST_SRC:tests/%.c=$(B)/tests/%)
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 REPLAYS  := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$(B)/tests/fuzz/replay_%)
 SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
-.SECONDARY: $(SUPPORT)
+.PRECIOUS: $(B)/%.o
 
 .PHONY: all bench bench-http bench-ops bench-model clean deps test test-run unit fuzz fuzz-run serve help FORCE
 all: $(B)/hearthd $(if $(filter 1,$(CUDA)),$(B)/libhearth_cuda.so) ## build build/hearthd, and build/libhearth_cuda.so where nvcc is (CUDA=0: not)
@@ -104,9 +104,8 @@ $(B)/gen/registry.c: scripts/registry.sh $(SRC)
 	@bash scripts/registry.sh >$@.tmp && { cmp -s $@.tmp $@ || cp $@.tmp $@; touch $@; }
 
 $(B)/tests/unit/test_http_tls: LIBS += -lssl
-$(B)/tests/%: tests/%.c $(B)/libhearth.a $(SUPPORT)
-	@mkdir -p $(@D)
-	$(call say,LINK  )$(CC) $(HFLAGS) $(CFLAGS) -MMD -MP -o $@ $< $(SUPPORT) $(B)/libhearth.a $(LIBS) $(shell pkg-config --libs check)
+$(B)/tests/%: $(B)/tests/%.o $(SUPPORT) $(B)/libhearth.a
+	$(call say,LINK  )$(CC) $(SANFLAGS) -pie -o $@ $^ $(LIBS) $(shell pkg-config --libs check)
 
 # It stands in front of the sanitizers' malloc, and is called before they are up.
 $(B)/tests/support/failing_malloc.o: private SANFLAGS :=

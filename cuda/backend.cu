@@ -133,6 +133,7 @@ static void op_close(struct backend *be)
         CU(cudaStreamSynchronize(c->stream));
     sampler_close(c->sampler);
     stage_close(&c->stage);
+    prefill_close(c);
     stage_free(&c->load[0]);
     stage_free(&c->load[1]);
     if (c->plan)
@@ -155,6 +156,7 @@ static void describe(struct cuda *c, const struct cudaDeviceProp *p)
     int driver = 0;
     CU(cudaDriverGetVersion(&driver));
     c->n_sm = p->multiProcessorCount;
+    c->major = p->major;
     snprintf(c->text, sizeof c->text, "%.48s, %d SMs, %.1f GiB, CUDA %d.%d", p->name, c->n_sm,
              (double)p->totalGlobalMem / (1 << 30), driver / 1000, driver % 1000 / 10);
 }
@@ -166,8 +168,9 @@ static int take_memory(struct cuda *c, struct err *e)
     c->drawn = (int32_t *)cuda_alloc(c, (size_t)c->max_seqs * sizeof *c->drawn);
     c->workspace = cuda_alloc(c, LT_WORKSPACE);
     c->inv_freq = (float *)cuda_alloc(c, sizeof c->inv_freq_host);
+    c->prefill.next = (int32_t *)cuda_alloc(c, 2 * sizeof *c->prefill.next);
     c->plan = (struct plan *)calloc(PLANS, sizeof *c->plan);
-    if (c->turn && c->drawn && c->workspace && c->inv_freq && c->plan)
+    if (c->turn && c->drawn && c->workspace && c->inv_freq && c->prefill.next && c->plan)
         return 0;
     CU(cudaMemGetInfo(&free_bytes, &all));
     return err_set(e, ENOMEM, "cuda: %zu MiB to work in are needed, of %zu MiB on the GPU %zu MiB are free",
@@ -204,6 +207,7 @@ static int op_open(struct backend **out, const struct backend_opts *o, struct er
     attention_setup();
     pass_open(&c->pass);
     stage_open(c, o->max_table);
+    prefill_open(c);
     if ((rc = take_memory(c, e)) ||
         (rc = sampler_open(&c->sampler, o->threads ? o->threads : sys_cpu_count(), o->max_vocab, e))) {
         op_close((struct backend *)(void *)c);

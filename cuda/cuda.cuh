@@ -71,6 +71,14 @@ struct turns { /* cosines and sines are those of a step */
     float factor;
 };
 
+/* Tiles of the step `number`: a list on the card for heads in groups of `group` (attn_prefill.cu). */
+struct prefill {
+    struct stage_slot items;
+    int32_t *next; /* [2] on the card */
+    uint64_t number;
+    int32_t group, tile, n;
+};
+
 /* -- linear layers */
 
 #define PLANS        1024
@@ -89,7 +97,7 @@ struct cuda {
     cudaStream_t stream;
     cublasLtHandle_t lt;
     int32_t max_rows, max_seqs, max_cols, max_vocab;
-    int32_t n_sm;
+    int32_t n_sm, major; /* major: of the compute capability */
     char text[96];
     void *workspace; /* of cublasLt */
     float *inv_freq; /* [HEAD_DIM_MAX / 2] on the card */
@@ -100,6 +108,7 @@ struct cuda {
     int32_t *drawn; /* [max_seqs] what the last sample chose */
     struct stage stage;
     struct pass pass;
+    struct prefill prefill;
     struct stage_slot load[2]; /* pieces of weights on their way */
     int load_turn;
     struct sampler *sampler;
@@ -152,6 +161,8 @@ void cuda_merge(struct backend *be, struct attn_partial a, struct attn_partial b
 void attention_setup(void);
 
 /* -- attn_prefill.cu */
+void prefill_open(struct cuda *c);
+void prefill_close(struct cuda *c);
 /* Rows of the sequences that have more than ATTN_DECODE_ROWS of them; others are not touched. Never captured: it may
  * look at a->step on the host. False, with nothing queued, for a shape it does not take. */
 bool attn_prefill(struct cuda *c, const struct attn_args *a, const struct step_dev *at);

@@ -43,7 +43,7 @@ SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 .PRECIOUS: $(B)/%.o
 
 .PHONY: all bench bench-http bench-ops bench-model clean deps test test-run unit fuzz fuzz-run serve help FORCE
-all: $(B)/hearthd $(if $(filter 1,$(CUDA)),$(B)/libhearth_cuda.so) ## build build/hearthd, and build/libhearth_cuda.so where nvcc is (CUDA=0: not)
+all: $(B)/hearthd $(if $(filter 1,$(CUDA)),$(B)/libhearth_cuda.so) ##3 build/hearthd, and build/libhearth_cuda.so where nvcc is
 
 $(B)/hearthd: $(B)/server/main.o $(B)/libhearth.a
 	$(call say,LINK  )$(CC) $(SANFLAGS) -pie -o $@ $(B)/server/main.o $(B)/libhearth.a $(LIBS)
@@ -119,7 +119,7 @@ $(B)/tests/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(SUPPORT) $(B)/libhearth.a
 	@mkdir -p $(@D)
 	$(call say,LINK  )$(CC) $(HFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS) $(shell pkg-config --libs check)
 
-fuzz: ## run every fuzzer under clang's sanitizers, FUZZ_RUNS executions each
+fuzz: ##4 run every fuzzer under clang's sanitizers
 	@bash scripts/deps.sh --fuzz
 	@$(MAKE) --no-print-directory CC=clang SAN=fuzzer-no-link,address,undefined B=build/fuzz fuzz-run
 
@@ -142,48 +142,48 @@ export UBSAN_OPTIONS ?= print_stacktrace=1
 export TSAN_OPTIONS  ?= halt_on_error=1:second_deadlock_stack=1
 export CK_TIMEOUT_MULTIPLIER ?= $(if $(SAN),5,1)
 
-test: ## set up and run every test (SAN=address,undefined or SAN=thread: with a sanitizer)
+test: ##2 set up and run every test (SAN=address,undefined or SAN=thread: with a sanitizer)
 	@bash scripts/deps.sh --test
 	@$(MAKE) --no-print-directory test-run
 
-bench: all $(B)/tests/bench/hearthd-stub ## the table of speed (LLAMA_SERVER=PATH for the rows beside llama.cpp)
+bench: all $(B)/tests/bench/hearthd-stub ##5 the table of speed (LLAMA_SERVER=PATH for the rows beside llama.cpp)
 	@HEARTH_MODEL=$${HEARTH_MODEL:-$$(bash scripts/fetch_model.sh | tail -n 1)} python3 tests/bench/bench_server.py $(BENCH_ARGS)
 
 # A whole hearthd whose backend computes nothing.
 $(B)/tests/bench/hearthd-stub: $(B)/tests/bench/stub_backend.o $(B)/server/main.o $(B)/libhearth.a
 	$(call say,LINK  )$(CC) $(SANFLAGS) -pie -o $@ $^ $(LIBS)
 
-bench-ops: $(B)/tests/bench/bench_ops ## each op of the CPU backend beside what the machine gives
+bench-ops: $(B)/tests/bench/bench_ops ##5 each op of the CPU backend beside what the machine gives
 	@$< $(BENCH_ARGS)
 
-bench-model: $(B)/tests/bench/bench_model ## the CPU backend with a whole model (LLAMA_BIN=FOLDER: beside llama.cpp)
+bench-model: $(B)/tests/bench/bench_model ##5 the CPU backend with a whole model (LLAMA_BIN=FOLDER: beside llama.cpp)
 	@bash tests/bench/bench_model.sh $< $${HEARTH_MODEL:-$$(bash scripts/fetch_model.sh | tail -n 1)}
 
-bench-http: $(B)/tests/bench/bench_http ## CPU of the HTTP thread for a chunk of a stream
+bench-http: $(B)/tests/bench/bench_http ##5 CPU of the HTTP thread for a chunk of a stream
 	@$<
 
 test-run: $(B)/hearthd $(TEST_BIN) $(REPLAYS) $(CLIS)
 	@bash scripts/test_setup.sh
 	@HEARTHD=$(B)/hearthd HEARTH_MODEL="$$(bash scripts/fetch_model.sh)" $(RUN) --oracle $(ORACLES) --pytest $(PYTESTS)
 
-unit: $(TEST_BIN) $(REPLAYS) ## build and run the C tests alone
+unit: $(TEST_BIN) $(REPLAYS) ##4 build and run the C tests alone
 	@HEARTH_MODEL="$$(bash scripts/fetch_model.sh)" $(RUN)
 
 GPU_TESTS := $(filter $(B)/tests/ops/test_cuda_% $(B)/tests/golden/test_cuda_%,$(TEST_BIN))
-gpu-test: all $(GPU_TESTS) ## the tests of the CUDA backend (each skips where there is no GPU)
+gpu-test: all $(GPU_TESTS) ##6 the tests of the CUDA backend (each skips where there is no GPU)
 	@B=$(B) bash scripts/gpu_test.sh
 
-gpu-bundle: all $(GPU_TESTS) $(B)/tests/bench/bench_gpu ## pack programs, libraries and scripts for a GPU host: build/gpu-bundle.tar.gz
+gpu-bundle: all $(GPU_TESTS) $(B)/tests/bench/bench_gpu ##6 pack programs, libraries and scripts for a GPU host: build/gpu-bundle.tar.gz
 	@bash scripts/gpu_bundle.sh $(B) $(B)/gpu-bundle.tar.gz $(GPU_TESTS) $(B)/tests/bench/bench_gpu
 
 .PHONY: gpu-test gpu-bundle
 # -- set-up and running
-serve: ## install what is missing, build, get the default model (or MODEL=PATH) and serve it (ARGS="--port 9000")
+serve: ##1 set up, build, get the default model and serve it (MODEL=PATH: another; ARGS="--port 9000": flags)
 	@bash scripts/deps.sh
 	@$(MAKE) --no-print-directory all
 	@model=$$(bash scripts/fetch_model.sh $(MODEL)) && exec $(B)/hearthd --model "$$model" $(ARGS)
 
-lint: ## format, include directions, cppcheck, clang-tidy, hearth.yaml, the unit's exposure
+lint: ##4 format, include directions, cppcheck, clang-tidy, hearth.yaml, the unit's exposure
 	@bash scripts/deps.sh --lint
 	@$(MAKE) --no-print-directory $(B)/tests/unit/test_config
 	@bash scripts/lint.sh $(B)/tests/unit/test_config
@@ -194,7 +194,7 @@ BINDIR     ?= $(PREFIX)/bin
 SYSCONFDIR ?= /etc
 UNITDIR    ?= $(PREFIX)/lib/systemd/system
 CONF       = $(DESTDIR)$(SYSCONFDIR)/hearth/hearth.yaml
-install: all ## binary, configuration, unit, sysusers, tmpfiles (DESTDIR= PREFIX=/usr/local)
+install: all ##7 binary, configuration, unit, sysusers, tmpfiles (DESTDIR= PREFIX=/usr/local)
 	install -D -m 755 $(B)/hearthd $(DESTDIR)$(BINDIR)/hearthd
 	[ ! -e $(B)/libhearth_cuda.so ] || install -D -m 644 $(B)/libhearth_cuda.so $(DESTDIR)$(PREFIX)/lib/hearth/libhearth_cuda.so
 	install -D -m 644 config/hearth.yaml $(DESTDIR)$(PREFIX)/share/hearth/hearth.yaml
@@ -207,13 +207,20 @@ install: all ## binary, configuration, unit, sysusers, tmpfiles (DESTDIR= PREFIX
 	@echo "next: model.path in $(SYSCONFDIR)/hearth/hearth.yaml; systemd-sysusers; systemd-tmpfiles --create; systemctl enable --now hearthd"
 
 .PHONY: lint install
-deps: ## install what the build needs
+deps: ##7 install what the build needs
 	@bash scripts/deps.sh
 
-clean: ## remove what was built
+clean: ##8 remove what was built
 	rm -rf build
 
-help: ## this list
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | column -ts $$'\t'
+# The digit behind ## is a target's place.
+help: ##8 this list
+	@echo 'make TARGET [VARIABLE=VALUE ...]; `make serve` and `make test` need nothing else.'
+	@echo
+	@sed -nE 's/^([a-z-]+):[^#]*##([0-9]) /\2\t\1\t/p' Makefile | sort -s -n -k1,1 | awk -F'\t' '{ printf "  %-12s %s\n", $$2, $$3 }'
+	@echo
+	@echo '  CC=clang     another compiler           V=1          whole commands instead of a line a file'
+	@echo '  CUDA=0       without the GPU library    FUZZ_RUNS=N  executions of each fuzzer'
+	@echo '  HEARTH_CACHE=FOLDER  where models are kept (~/.cache/hearth/models)'
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -54,7 +54,7 @@ const struct config_row config_rows[] = {
     {INT(cpu.threads, "auto", 1, 1024, "compute threads; auto: processors that affinity and cgroup allow")},
     {ENUM(cpu.isa, "auto", "auto|ref|avx2|avx512", "CPU kernels; auto takes the best that runs here")},
     {INT(ctx_size, "auto", 16, 16777216, "tokens of one conversation; auto: the model's, as far as memory goes")},
-    {BYTES(kv.bytes, "auto", MIB, PIB, "KV pool; auto: with the weights 60 % of free memory")},
+    {BYTES(kv.bytes, "auto", MIB, PIB, "KV pool; auto: with the weights 60 % of free memory, 88 % of a GPU's")},
     {INT_OF(kv.block_tokens, "64", "16|32|64|128", "tokens of a KV block, the unit of sharing and eviction")},
     {ENUM(kv.format, "kv16", "kv16|kv32", "numbers in the KV cache: 16-bit or 32-bit floats")},
     {BOOL(kv.prefix_cache, "true", "reuse the KV of prompts that begin alike")},

@@ -274,6 +274,8 @@ void options_put_help(struct str *out)
     }
     str_puts(out, "\nSettings come from, each over the one before: defaults, --config FILE, HEARTH_* variables\n"
                   "(kv.bytes is HEARTH_KV_BYTES), --set KEY=VALUE, flags.\n"
+                  "\nSIGTERM and SIGINT end it when what runs is answered (a second one: at once); SIGHUP reads\n"
+                  "the API keys again.\n"
                   "\nExamples:\n"
                   "  hearthd --model model.gguf\n"
                   "  hearthd --model model.gguf --port 9000 --ctx-size 8192 --set kv.bytes=2GiB\n"

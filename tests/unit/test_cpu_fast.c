@@ -157,9 +157,9 @@ START_TEST(test_linear_row_is_the_same_alone_and_in_a_batch_on_any_threads)
     struct fleet f = open_fleet();
     struct backend *ref = open_backend(&backend_cpu_ref, 1, NULL);
     static const uint32_t types[] = {DT_Q4_1, DT_Q4_0, DT_Q8_0, DT_F32, DT_F16, DT_BF16};
-    static const int32_t batches[] = {1, 2, 3, 4, 5, 7, 16, 61};
+    static const int32_t batches[] = {1, 2, 3, 4, 5, 7, 10, 16, 61}; /* full tiles and each rest, packed and unpacked */
     for (int t = 0; t < 6; t++)
-        for (int b = 0; b < 8; b++) {
+        for (int b = 0; b < 9; b++) {
             check_linear(&f, ref, (const uint32_t[]){types[t]}, (const int32_t[]){48}, 1, 576, batches[b]);
             check_linear(&f, ref, (const uint32_t[]){types[t]}, (const int32_t[]){83}, 1, 32, batches[b]);
         }
@@ -167,6 +167,7 @@ START_TEST(test_linear_row_is_the_same_alone_and_in_a_batch_on_any_threads)
         uint32_t mixed[] = {types[t], types[(t + 1) % 6], types[(t + 4) % 6]};
         check_linear(&f, ref, mixed, (const int32_t[]){96, 5, 33}, 3, 1536 + 32 * t, 19);
         check_linear(&f, ref, mixed, (const int32_t[]){17, 32, 1}, 2, 3200, 2);
+        check_linear(&f, ref, mixed, (const int32_t[]){40}, 1, 800, 58 + t); /* two chunks of K, each rest of a tile */
     }
     backend_cpu_ref.close(ref);
     close_fleet(&f);

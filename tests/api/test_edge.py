@@ -253,6 +253,36 @@ def test_a_full_queue_answers_429_at_once(start):
     assert s.complete(prompt="y", max_tokens=1)["usage"]["completion_tokens"] <= 1
 
 
+def test_limits_of_the_configuration_hold(start):
+    limits = {"header_time": "1s", "body_time": "1s", "idle": "1s", "max_connections": 6, "header_count": 12, "header_bytes": "2KiB",
+              "max_body": "1KiB"}
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=1MiB", *(a for k, v in limits.items() for a in ("--set", f"http.{k}={v}")))
+
+    def connect(data):
+        k = socket.create_connection(("127.0.0.1", s.port), timeout=20)
+        k.sendall(data)
+        return k
+
+    def rest(k):
+        data = b""
+        while chunk := k.recv(65536):
+            data += chunk
+        return data
+    head = b"GET /health HTTP/1.1\r\nHost: x\r\n"
+    post = b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n{"
+    assert rest(connect(head + b"a: b\r\n" * 12 + b"\r\n")).startswith(b"HTTP/1.1 431")
+    assert rest(connect(head + b"a: %s\r\n\r\n" % (b"b" * 2100))).startswith(b"HTTP/1.1 431")
+    assert rest(connect(post.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") % 1025 + b" " * 1024)).startswith(b"HTTP/1.1 413")
+    begin = time.monotonic()
+    idle, half_head, half_body = connect(head + b"\r\n"), connect(head), connect(post % 100)
+    others = [connect(head) for _ in range(3)]
+    assert rest(connect(b"")).startswith(b"HTTP/1.1 503")  # the seventh
+    assert [rest(k)[:12] for k in (idle, half_head, half_body)] == [b"HTTP/1.1 200", b"HTTP/1.1 408", b"HTTP/1.1 408"]
+    assert 0.9 < time.monotonic() - begin < 10 * SLOW
+    for k in others:
+        k.close()
+
+
 def test_memory_of_bodies_comes_back(start):
     s = start("--set", "model.random=tiny", "--set", "kv.bytes=1MiB", "--set", "http.max_body=16KiB", "--set", "http.body_memory=20KiB")
     for _ in range(10):  # each takes 4 KiB for a moment

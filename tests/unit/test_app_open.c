@@ -4,6 +4,7 @@
 #include "tests/support/gguf_llama.h"
 #include "tests/support/unit.h"
 
+#include "engine/base/log.h"
 #include "server/app.h"
 
 #include <math.h>
@@ -144,6 +145,42 @@ START_TEST(test_what_is_wrong_with_a_file_names_the_file)
 }
 END_TEST
 
-UNIT_MAIN("app_open", test_the_sampling_of_a_model_file_stands_below_the_configuration,
+START_TEST(test_each_key_of_the_engine_reaches_it)
+{
+    static const char *const keys[][2] = {{"model.random", "tiny:9"},
+                                          {"backend", "cpu"},
+                                          {"cpu.isa", "avx2"},
+                                          {"cpu.threads", "3"},
+                                          {"ctx_size", "777"},
+                                          {"kv.bytes", "5MiB"},
+                                          {"kv.block_tokens", "32"},
+                                          {"kv.format", "kv32"},
+                                          {"kv.prefix_cache", "false"},
+                                          {"sched.max_batch_tokens", "111"},
+                                          {"sched.max_seqs", "22"},
+                                          {"sched.max_queued", "33"},
+                                          {"sched.max_queued_tokens", "4444"},
+                                          {"sched.step_ms", "55"},
+                                          {"engine.deterministic", "true"},
+                                          {"log.level", "error"}};
+    struct engine_config ec;
+    ck_assert_int_eq(config_init(&conf, &e), 0);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        ck_assert_msg(config_set(&conf, keys[i][0], keys[i][1], CONFIG_SET, "test", &e) == 0, "%s", e.text);
+    ck_assert_msg(config_finish(&conf, &e) == 0, "%s", e.text);
+    app_engine_config(&conf, &ec);
+    ck_assert_str_eq(ec.model, "random:tiny:9");
+    ck_assert_str_eq(ec.backend, "cpu");
+    ck_assert_str_eq(ec.isa, "avx2");
+    ck_assert(ec.threads == 3 && ec.ctx_tokens == 777 && ec.kv_bytes == 5 << 20 && ec.block_tokens == 32);
+    ck_assert(ec.kv_format == KV_FORMAT_KV32 && ec.no_prefix_cache && ec.deterministic && ec.log_level == LOG_ERROR);
+    ck_assert(ec.max_rows == 111 && ec.max_seqs == 22 && ec.max_queued == 33 && ec.max_queued_tokens == 4444);
+    ck_assert_uint_eq(ec.step_ms, 55);
+    config_fini(&conf);
+}
+END_TEST
+
+UNIT_MAIN("app_open", test_each_key_of_the_engine_reaches_it,
+          test_the_sampling_of_a_model_file_stands_below_the_configuration,
           test_sampling_that_no_request_could_ask_for_is_not_taken_from_a_file,
           test_a_check_reads_tokenizer_and_template_too, test_what_is_wrong_with_a_file_names_the_file)

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,6 +132,72 @@ static uint64_t file_u64(const char *path, uint64_t absent)
     return strtoull(buf, NULL, 10);
 }
 
+/* -- cgroup v2: what a folder above allows holds below it too, so each is asked, from our own up to the root (which in
+ * a container is its own) */
+
+#define CGROUP_ROOT "/sys/fs/cgroup"
+
+struct cgroup {
+    char path[1024];
+};
+
+/* Our own folder; the root alone where there is no v2. */
+static struct cgroup cgroup_own(void)
+{
+    struct cgroup g = {CGROUP_ROOT};
+    char buf[4096];
+    const char *line = NULL;
+    if (read_small("/proc/self/cgroup", buf, sizeof buf) == 0)
+        line = strncmp(buf, "0::/", 4) == 0 ? buf : strstr(buf, "\n0::/");
+    if (!line)
+        return g;
+    line = strchr(line, '/');
+    int n = (int)strcspn(line, "\n");
+    if (n > 1 && (size_t)n < sizeof g.path - sizeof CGROUP_ROOT)
+        snprintf(g.path, sizeof g.path, CGROUP_ROOT "%.*s", n, line);
+    return g;
+}
+
+/* The folder above; false when this was the root. */
+static bool cgroup_up(struct cgroup *g)
+{
+    if (strlen(g->path) < sizeof CGROUP_ROOT)
+        return false;
+    *strrchr(g->path, '/') = 0;
+    return true;
+}
+
+static int cgroup_read(const struct cgroup *g, const char *name, char *buf, size_t cap)
+{
+    char path[sizeof g->path + 32];
+    snprintf(path, sizeof path, "%s/%s", g->path, name);
+    return read_small(path, buf, cap);
+}
+
+/* A number of a file, or that behind `key` in it; `absent` when it is not there, or "max". */
+static uint64_t cgroup_u64(const struct cgroup *g, const char *name, const char *key, uint64_t absent)
+{
+    char buf[8192];
+    if (cgroup_read(g, name, buf, sizeof buf) != 0)
+        return absent;
+    const char *at = key ? strstr(buf, key) : buf;
+    at = at && key ? at + strlen(key) : at;
+    return at && *at >= '0' && *at <= '9' ? strtoull(at, NULL, 10) : absent;
+}
+
+/* Bytes that a folder still gives; pages of files are given back when others want them. */
+static uint64_t cgroup_headroom(const struct cgroup *g)
+{
+    uint64_t limit = cgroup_u64(g, "memory.max", NULL, UINT64_MAX);
+    uint64_t high = cgroup_u64(g, "memory.high", NULL, UINT64_MAX);
+    uint64_t used = cgroup_u64(g, "memory.current", NULL, 0);
+    uint64_t files = cgroup_u64(g, "memory.stat", "\ninactive_file ", 0) +
+                     cgroup_u64(g, "memory.stat", "\nactive_file ", 0);
+    limit = high < limit ? high : limit;
+    used = used > files ? used - files : 0;
+    return limit == UINT64_MAX ? UINT64_MAX : limit > used ? limit - used : 0;
+}
+
 uint64_t sys_memory_available(void)
 {
     char buf[4096];
@@ -140,11 +207,19 @@ uint64_t sys_memory_available(void)
         if (at)
             free_bytes = strtoull(at + 13, NULL, 10) * 1024;
     }
-    uint64_t limit = file_u64("/sys/fs/cgroup/memory.max", UINT64_MAX);
-    uint64_t used = file_u64("/sys/fs/cgroup/memory.current", 0);
-    if (limit != UINT64_MAX && limit > used && limit - used < free_bytes)
-        free_bytes = limit - used;
+    struct cgroup g = cgroup_own();
+    do {
+        uint64_t room = cgroup_headroom(&g);
+        free_bytes = room < free_bytes ? room : free_bytes;
+    } while (cgroup_up(&g));
     return free_bytes;
+}
+
+/* Processors for a quota in a period, rounded up; n when that is more, or there is none. */
+static int by_quota(int n, uint64_t quota, uint64_t period)
+{
+    uint64_t whole = quota && period ? (quota + period - 1) / period : (uint64_t)n;
+    return whole < (uint64_t)n ? (int)whole : n;
 }
 
 int sys_cpu_count(void)
@@ -153,18 +228,15 @@ int sys_cpu_count(void)
     int n = 1;
     if (sched_getaffinity(0, sizeof set, &set) == 0)
         n = CPU_COUNT(&set);
-    char buf[64];
-    if (read_small("/sys/fs/cgroup/cpu.max", buf, sizeof buf) == 0 && buf[0] >= '0' && buf[0] <= '9') {
-        char *end;
-        unsigned long quota = strtoul(buf, &end, 10), period = strtoul(end, NULL, 10);
-        int by_quota = period ? (int)((quota + period - 1) / period) : n;
-        if (by_quota < n)
-            n = by_quota;
-    } else {
-        uint64_t quota = file_u64("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", 0);
-        uint64_t period = file_u64("/sys/fs/cgroup/cpu/cpu.cfs_period_us", 0);
-        if (quota && period && (int)((quota + period - 1) / period) < n)
-            n = (int)((quota + period - 1) / period);
-    }
+    struct cgroup g = cgroup_own();
+    do {
+        char buf[64], *end = NULL;
+        if (cgroup_read(&g, "cpu.max", buf, sizeof buf) != 0 || buf[0] < '0' || buf[0] > '9')
+            continue;
+        uint64_t quota = strtoull(buf, &end, 10);
+        n = by_quota(n, quota, strtoull(end, NULL, 10));
+    } while (cgroup_up(&g));
+    n = by_quota(n, file_u64(CGROUP_ROOT "/cpu/cpu.cfs_quota_us", 0),
+                 file_u64(CGROUP_ROOT "/cpu/cpu.cfs_period_us", 0));
     return n < 1 ? 1 : n;
 }

@@ -10,8 +10,11 @@
 #include "engine/base/sys.h"
 #include "engine/base/vec.h"
 
+#include <errno.h>
 #include <math.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 START_TEST(test_err_returns_the_negative_code_and_the_sentence)
 {
@@ -144,8 +147,76 @@ START_TEST(test_sys_counts_processors_and_memory)
 }
 END_TEST
 
+/* A machine of files: what sys.open finds under these names, and nothing else. */
+static struct {
+    const char *path, *text;
+} machine_files[10];
+
+static int open_machine(const char *path, int flags, mode_t mode)
+{
+    (void)flags, (void)mode;
+    for (size_t i = 0; i < sizeof machine_files / sizeof *machine_files && machine_files[i].path; i++)
+        if (strcmp(machine_files[i].path, path) == 0) {
+            int fd = memfd_create("file", 0);
+            ck_assert_int_eq(write(fd, machine_files[i].text, strlen(machine_files[i].text)),
+                             (ssize_t)strlen(machine_files[i].text));
+            lseek(fd, 0, SEEK_SET);
+            return fd;
+        }
+    errno = ENOENT;
+    return -1;
+}
+
+#define MACHINE(...)                                                                                               \
+    do {                                                                                                           \
+        memset(machine_files, 0, sizeof machine_files);                                                            \
+        memcpy(machine_files, (const char *const[][2]){__VA_ARGS__}, sizeof(const char *const[][2]){__VA_ARGS__}); \
+    } while (0)
+#define OWN                                                       \
+    {                                                             \
+        "/proc/self/cgroup", "0::/system.slice/hearthd.service\n" \
+    }
+#define FREE                                                             \
+    {                                                                    \
+        "/proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n" \
+    }
+#define SLICE "/sys/fs/cgroup/system.slice"
+#define UNIT  SLICE "/hearthd.service"
+
+START_TEST(test_limits_of_every_cgroup_above_hold)
+{
+    int all = sys_cpu_count(); /* of this machine: 1 or more */
+    sys.open = open_machine;
+    MACHINE(OWN, FREE);
+    ck_assert_uint_eq(sys_memory_available(), 8000 << 10);
+    ck_assert_int_ge(sys_cpu_count(), all);
+    MACHINE(OWN, FREE, {UNIT "/memory.max", "max\n"}, {UNIT "/cpu.max", "max 100000\n"});
+    ck_assert_uint_eq(sys_memory_available(), 8000 << 10);
+    ck_assert_int_ge(sys_cpu_count(), all);
+    MACHINE(OWN, FREE, {UNIT "/memory.max", "4096000\n"}, {UNIT "/memory.current", "96000\n"},
+            {UNIT "/cpu.max", "100000 100000\n"});
+    ck_assert_uint_eq(sys_memory_available(), 4000000);
+    ck_assert_int_eq(sys_cpu_count(), 1);
+    MACHINE(OWN, FREE, {SLICE "/memory.high", "3000000\n"}, {UNIT "/memory.max", "4000000\n"},
+            {SLICE "/cpu.max", "50000 100000\n"});
+    ck_assert_uint_eq(sys_memory_available(), 3000000);
+    ck_assert_int_eq(sys_cpu_count(), 1);
+    /* a container sees its own as the root */
+    MACHINE({"/proc/self/cgroup", "1:name=systemd:/x\n0::/\n"}, FREE, {"/sys/fs/cgroup/memory.max", "1000000\n"},
+            {"/sys/fs/cgroup/memory.current", "1000000\n"}, {"/sys/fs/cgroup/cpu.max", "10000 100000\n"},
+            {"/sys/fs/cgroup/memory.stat", "anon 1\nfile 700000\ninactive_file 600000\nactive_file 100000\n"});
+    ck_assert_uint_eq(sys_memory_available(), 700000); /* the file that was just read is no use of memory */
+    ck_assert_int_eq(sys_cpu_count(), 1);
+    MACHINE(FREE, {"/sys/fs/cgroup/memory.max", "1000\n"}, {"/sys/fs/cgroup/memory.current", "2000\n"},
+            {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "100000\n"}, {"/sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"});
+    ck_assert_uint_eq(sys_memory_available(), 0); /* all used: not: no limit */
+    ck_assert_int_eq(sys_cpu_count(), 1);
+}
+END_TEST
+
 UNIT_MAIN("base", test_err_returns_the_negative_code_and_the_sentence,
           test_str_holds_any_bytes_and_drops_from_the_front, test_arena_refuses_beyond_its_limit,
           test_vec_grows_and_keeps_what_was_there, test_halves_round_to_nearest_even_and_come_back,
           test_philox_gives_the_published_vectors, test_sha256_of_abc_and_fields_do_not_run_together,
-          test_siphash_gives_the_published_vectors, test_sys_counts_processors_and_memory)
+          test_siphash_gives_the_published_vectors, test_sys_counts_processors_and_memory,
+          test_limits_of_every_cgroup_above_hold)

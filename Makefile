@@ -105,7 +105,7 @@ $(B)/gen/registry.c: scripts/registry.sh $(SRC)
 
 $(B)/tests/unit/test_http_tls: LIBS += -lssl
 $(B)/tests/%: $(B)/tests/%.o $(SUPPORT) $(B)/libhearth.a
-	$(call say,LINK  )$(CC) $(SANFLAGS) -pie -o $@ $^ $(LIBS) $(shell pkg-config --libs check)
+	$(call say,LINK  )$(CC) $(SANFLAGS) -pie -o $@ $(filter %.o %.a,$^) $(LIBS) $(shell pkg-config --libs check)
 
 # It stands in front of the sanitizers' malloc, and is called before they are up.
 $(B)/tests/support/failing_malloc.o: private SANFLAGS :=

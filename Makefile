@@ -16,7 +16,7 @@ say      = $(if $(filter 1,$(V)),,@echo '  $(1)$(@:$(B)/%=%)'; )
 CUDA    ?= $(if $(and $(shell command -v nvcc),$(if $(SAN),,1)),1,0)
 
 PKGS    := libmicrohttpd yaml-0.1 libcrypto
-OPT_PKGS := $(shell pkg-config --exists libsystemd && echo libsystemd)
+OPT_PKGS := $(foreach p,libsystemd liburing,$(shell pkg-config --exists $(p) && echo $(p)))
 ifneq ($(SAN),)
   B        := build/san-$(subst $(comma),-,$(SAN))
   SANFLAGS := -fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all
@@ -25,7 +25,7 @@ endif
 # -ffp-contract=off: a fused multiply-add happens only where the code writes one, so that bits do not depend on the compiler.
 CFLAGS  ?= -O2 -g
 HFLAGS   = -std=gnu17 -Wall -Wextra -Werror -Wno-unused-parameter -ffp-contract=off -fno-strict-overflow -I. -pthread \
-           -D_GNU_SOURCE $(if $(OPT_PKGS),-DHAVE_SYSTEMD) $(PKG_CFLAGS) $(SANFLAGS)
+           -D_GNU_SOURCE $(if $(filter libsystemd,$(OPT_PKGS)),-DHAVE_SYSTEMD) $(if $(filter liburing,$(OPT_PKGS)),-DHAVE_LIBURING) $(PKG_CFLAGS) $(SANFLAGS)
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) $(OPT_PKGS) 2>/dev/null)
 LIBS    := $(shell pkg-config --libs $(PKGS) $(OPT_PKGS) 2>/dev/null) -pthread -lm
 HARDEN   = -D_FORTIFY_SOURCE=2 -fstack-protector-strong

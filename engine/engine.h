@@ -39,6 +39,7 @@ struct engine_config {
     uint64_t nvme_bytes;               /* all of them together */
     uint64_t nvme_write_bytes_per_day; /* 0 = no bound */
     uint8_t load_always;               /* 1 = never compute what could be loaded; 0 = what is sooner there */
+    uint8_t io_threads;                /* I/O of the tier: 0 = io_uring, or 8 threads without it; n = n - 1 threads */
     uint32_t max_rows;                 /* token rows a step; 0 = 512 */
     uint32_t max_seqs;                 /* sequences that run at once; 0 = 256 */
     uint32_t max_queued;               /* requests waiting; 0 = 256 */

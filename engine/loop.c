@@ -40,6 +40,8 @@ void loop_close(struct loop *l)
 {
     while (l->n_live > 0)
         loop_drop_request(l, l->live[l->n_live - 1]);
+    if (l->b)
+        tiering_drain(&l->kv, l->b->wake_engine);
     free(l->live);
     idmap_fini(&l->requests);
     batch_close(l->batch);

@@ -2,11 +2,57 @@
 #include "engine/tiering.h"
 
 #include "engine/base/log.h"
+#include "engine/base/sys.h"
 #include "engine/kv/tier_gpu.h"
+#include "engine/kv/tier_nvme.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define IO_THREADS    8              /* where io_uring is refused */
+#define LEAST_DRAM    (256ull << 20) /* behind an NVMe tier, when none is asked for: what is under way, and some */
+#define DRAIN_NS      3000000000u    /* at the end, for what is not on NVMe yet */
+#define DRAIN_POLL_MS 20
+#define DRAIN_POLLS   150
+
+static struct nvme_shape shape_of(const struct kv_layout *l)
+{
+    struct nvme_shape s;
+    memset(&s, 0, sizeof s); /* it is hashed and written as it lies there */
+    s.block_bytes = l->block_bytes;
+    s.slot_bytes = tier_slot_bytes(l->block_bytes);
+    s.block_tokens = l->block_tokens;
+    s.format = l->format;
+    s.n_layers = l->n_layers;
+    s.n_kv_heads = l->n_kv_heads;
+    s.head_dim = l->head_dim;
+    return s;
+}
+
+static int open_nvme(struct tier **out, struct machine *m, int bell, struct err *e)
+{
+    struct engine_config *f = &m->config;
+    struct tier_nvme_opts o = {.dirs = f->nvme_dirs,
+                               .bytes = f->nvme_bytes,
+                               .shape = shape_of(&m->layout),
+                               .aio = {.threads = f->io_threads ? f->io_threads - 1 : IO_THREADS,
+                                       .kind = f->io_threads ? AIO_THREADS : AIO_AUTO,
+                                       .bell = bell}};
+    memcpy(o.secret, f->secret, sizeof o.secret);
+    int ret = tier_nvme_open(out, &o, e);
+    if (ret == 0)
+        memcpy(f->secret, o.secret, sizeof f->secret);
+    return ret;
+}
+
+static int open_gpu(struct tier **out, struct machine *m, struct err *e)
+{
+    struct seal_key key;
+    seal_key_make(&key, m->config.secret);
+    struct tier_gpu_opts g = {m->be, m->pool, m->layout.block_bytes, m->plan.n_blocks, &key};
+    return tier_gpu_open(out, &g, e);
+}
 
 int tiering_open(struct kvcache *c, struct machine *m, int bell, struct err *e)
 {
@@ -15,35 +61,53 @@ int tiering_open(struct kvcache *c, struct machine *m, int bell, struct err *e)
                            .format = m->layout.format,
                            .block_bytes = m->layout.block_bytes,
                            .n_hbm = m->plan.n_blocks,
-                           .dram_bytes = f->dram_bytes};
-    struct seal_key key;
+                           .dram_bytes = f->dram_bytes,
+                           .write_bytes_per_day = f->nvme_write_bytes_per_day};
     struct returns *returns = NULL;
     struct tiers *t = NULL;
-    if (!f->dram_bytes || f->no_prefix_cache)
+    if ((!f->dram_bytes && !f->nvme_dirs[0]) || f->no_prefix_cache)
         return 0;
-    (void)bell;
-    seal_key_make(&key, f->secret);
-    struct tier_gpu_opts g = {m->be, m->pool, m->layout.block_bytes, m->plan.n_blocks, &key};
-    int ret = tier_gpu_open(&o.gpu, &g, e);
-    if (ret)
-        return ret;
-    ret = returns_open(&returns, &(struct returns_opts){.block_tokens = o.block_tokens});
-    if (ret) {
-        tier_close(o.gpu);
-        return err_set(e, ENOMEM, "KV tiers: out of memory");
+    if (f->nvme_dirs[0] && !f->dram_bytes)
+        o.dram_bytes = LEAST_DRAM > 64 * tier_slot_bytes(o.block_bytes) ? LEAST_DRAM
+                                                                        : 64 * tier_slot_bytes(o.block_bytes);
+    int ret = f->nvme_dirs[0] ? open_nvme(&o.nvme, m, bell, e) : 0;
+    if (ret || (ret = open_gpu(&o.gpu, m, e)))
+        goto fail;
+    if ((ret = returns_open(&returns, &(struct returns_opts){.block_tokens = o.block_tokens})) != 0) {
+        err_set(e, -ret, "KV tiers: out of memory");
+        goto fail;
     }
     o.returns = returns;
     ret = tiers_open(&t, &o, e);
+    o.gpu = o.nvme = NULL; /* taken over */
     if (!ret && kvcache_attach(c, t, returns) != 0) {
         tiers_close(t);
         ret = err_set(e, ENOMEM, "KV tiers: out of memory");
     }
-    if (ret) {
-        returns_close(returns);
-        return ret;
-    }
+    if (ret)
+        goto fail;
     c->load_always = f->load_always;
     return 0;
+fail:
+    tier_close(o.gpu);
+    tier_close(o.nvme);
+    returns_close(returns);
+    return ret;
+}
+
+void tiering_drain(struct kvcache *c, int bell)
+{
+    uint64_t until = sys.now_ns() + DRAIN_NS;
+    for (int polls = 0; c->tiers && tiers_busy(c->tiers) && polls < DRAIN_POLLS && sys.now_ns() < until;) {
+        bool any = kvcache_move(c);
+        kvcache_moved(c);
+        if (any)
+            continue;
+        polls++;
+        struct pollfd p = {.fd = bell, .events = POLLIN};
+        sys.poll(&p, 1, DRAIN_POLL_MS);
+        boundary_clear(bell);
+    }
 }
 
 void tiering_publish(const struct kvcache *c, struct boundary_status *st)

@@ -8,9 +8,13 @@
 #include "engine/machine.h"
 
 /* Open what m's configuration asks for and attach it to c; nothing asked for is fine. `bell` is rung when something
- * has moved (kv/aio.h); -1: nobody waits. With NVMe the installation's secret comes from there, so that a later start
+ * has moved (kv/aio.h). With NVMe the installation's secret comes from there, so that a later start
  * finds the same keys: m->config.secret is replaced. 0 or -errno with e. */
 int tiering_open(struct kvcache *c, struct machine *m, int bell, struct err *e);
+
+/* Before the end: let what is under way finish, and write to NVMe what is not there yet, as far as 3 s go. No sequence
+ * lives any more. */
+void tiering_drain(struct kvcache *c, int bell);
 
 /* Write the counters into the status. */
 void tiering_publish(const struct kvcache *c, struct boundary_status *st);

@@ -4,7 +4,7 @@
 set -eu
 
 need="gcc make pkg-config git libmicrohttpd-dev libyaml-dev libssl-dev
-      libsystemd-dev check curl ca-certificates python3 python3-venv"
+      libsystemd-dev liburing-dev check curl ca-certificates python3 python3-venv"
 for a in "$@"; do
     case $a in
     --test) ;;

@@ -36,7 +36,7 @@ FENCES = {
     "pcre2.h": ["engine/text/*"],
     "utf8proc.h": ["engine/text/*"],
     "openssl/*": ["engine/base/hash.c"],
-    "liburing.h": ["engine/kv/tier_nvme.c"],
+    "liburing.h": ["engine/kv/aio_uring.c"],
     "systemd/*": ["server/notify.c"],
     "cuda*": ["cuda/*"],
     "cublas*": ["cuda/*"],

@@ -40,6 +40,13 @@ void app_engine_config(const struct config *conf, struct engine_config *out)
     out->kv_bytes = conf->kv.bytes;
     out->block_tokens = (uint32_t)conf->kv.block_tokens;
     out->kv_format = conf->kv.format == CONFIG_KV32 ? KV_FORMAT_KV32 : KV_FORMAT_KV16;
+    out->dram_bytes = conf->kv.dram.bytes;
+    for (size_t i = 0, n = 0; i < conf->kv.nvme.dirs.n && n < sizeof out->nvme_dirs; i++)
+        n += (size_t)snprintf(out->nvme_dirs + n, sizeof out->nvme_dirs - n, "%s%s", i ? "," : "",
+                              conf->kv.nvme.dirs.v[i]);
+    out->nvme_bytes = conf->kv.nvme.bytes;
+    out->nvme_write_bytes_per_day = conf->kv.nvme.write_bytes_per_day;
+    out->load_always = conf->kv.load == CONFIG_LOAD_ALWAYS;
     out->max_rows = (uint32_t)conf->sched.max_batch_tokens;
     out->max_seqs = (uint32_t)conf->sched.max_seqs;
     out->max_queued = (uint32_t)conf->sched.max_queued;

@@ -345,6 +345,12 @@ int config_finish(struct config *c, struct err *e)
         return err_set(e, EINVAL,
                        "http.body_memory %llu: must be more than http.max_body %llu, or no body of that size fits",
                        (unsigned long long)c->http.body_memory, (unsigned long long)c->http.max_body);
+    if ((c->kv.nvme.dirs.n > 0) != (c->kv.nvme.bytes > 0))
+        return err_set(e, EINVAL, "kv.nvme.%s is set without kv.nvme.%s: blocks on drives need both",
+                       c->kv.nvme.bytes ? "bytes" : "dirs", c->kv.nvme.bytes ? "dirs" : "bytes");
+    if (!c->kv.prefix_cache && (c->kv.dram.bytes || c->kv.nvme.bytes))
+        return err_set(e, EINVAL,
+                       "kv.prefix_cache false: kv.dram.bytes and kv.nvme.dirs keep what it finds; set it true");
     int rc = choose_model(c, e);
     return rc == 0 ? check_listen(c, e) : rc;
 }

@@ -25,6 +25,7 @@ enum config_engine { CONFIG_ENGINE_EXEC, CONFIG_ENGINE_THREAD };
 enum config_backend { CONFIG_BACKEND_AUTO, CONFIG_BACKEND_CPU, CONFIG_BACKEND_CUDA };
 enum config_isa { CONFIG_ISA_AUTO, CONFIG_ISA_REF, CONFIG_ISA_AVX2, CONFIG_ISA_AVX512 };
 enum config_kv_format { CONFIG_KV16, CONFIG_KV32 };
+enum config_load { CONFIG_LOAD_AUTO, CONFIG_LOAD_ALWAYS };
 enum config_metrics { CONFIG_METRICS_NONE, CONFIG_METRICS_VLLM };
 
 enum config_source { CONFIG_DEFAULT, CONFIG_FILE, CONFIG_ENV, CONFIG_SET, CONFIG_FLAG };
@@ -70,6 +71,14 @@ struct config {
         int64_t block_tokens;
         int format; /* enum config_kv_format */
         bool prefix_cache;
+        int load; /* enum config_load */
+        struct {
+            uint64_t bytes; /* 0 = none */
+        } dram;
+        struct {
+            struct config_list dirs;
+            uint64_t bytes, write_bytes_per_day; /* the latter: 0 = no bound */
+        } nvme;
     } kv;
     struct {
         int64_t step_ms, max_batch_tokens, max_seqs, max_queued, max_queued_tokens; /* the last: 0 = auto */

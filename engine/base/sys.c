@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/signalfd.h>
@@ -81,6 +82,11 @@ struct sys_table sys = {
     .fsync = fsync,
     .unlink = unlink,
     .rename = rename,
+    .flock = flock,
+    .fstatvfs = fstatvfs,
+    .opendir = opendir,
+    .readdir = readdir,
+    .closedir = closedir,
     .mmap = mmap,
     .munmap = munmap,
     .madvise = madvise,

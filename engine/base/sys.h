@@ -7,6 +7,7 @@
 #ifndef HEARTH_BASE_SYS_H
 #define HEARTH_BASE_SYS_H
 
+#include <dirent.h>
 #include <poll.h>
 #include <signal.h>
 #include <stddef.h>
@@ -14,6 +15,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/types.h>
 
 struct sys_table {
@@ -31,6 +33,11 @@ struct sys_table {
     int (*fsync)(int fd);
     int (*unlink)(const char *path);
     int (*rename)(const char *from, const char *to);
+    int (*flock)(int fd, int op);
+    int (*fstatvfs)(int fd, struct statvfs *st);
+    DIR *(*opendir)(const char *path);
+    struct dirent *(*readdir)(DIR *d);
+    int (*closedir)(DIR *d);
     void *(*mmap)(void *addr, size_t len, int prot, int flags, int fd, off_t off);
     int (*munmap)(void *addr, size_t len);
     int (*madvise)(void *addr, size_t len, int advice);

@@ -248,6 +248,7 @@ static struct item *next_to_write(struct tiers *t, int32_t *slot, bool *paid)
             return i;
         if (*paid)
             admit_refund(&t->admit, bytes);
+        t->writes_stop_until_ns = now + STOP_NS; /* all slots are held, or the disk is full */
         return NULL;
     }
 }

@@ -124,7 +124,8 @@ void engine_random_run(const struct engine_random *r)
                               .max_rows = 48,
                               .max_seqs = 12,
                               .dram_bytes = r->dram_slots * 4096,
-                              .nvme_bytes = r->nvme_slots * 4096,
+                              .nvme_bytes = r->nvme_slots * (4096 + 512) + 16384,
+                              .io_threads = r->io_threads,
                               .load_always = 1};
     struct fake_cost cost = {1000000, 500000, 1000, false};
     struct machine m;

@@ -15,6 +15,7 @@ struct engine_random {
     uint32_t dram_slots;   /* a tier of so many blocks below the pool; everything there is loaded */
     const char *nvme_dirs; /* and one below that, in these folders, */
     uint32_t nvme_slots;   /* of so many blocks */
+    uint8_t io_threads;    /* as in engine_config */
     /* floors: below them the test proves nothing */
     uint32_t least_cached, least_preempted, least_dram, least_nvme; /* tokens */
 };

@@ -68,6 +68,9 @@ CALL(int, fallocate, true, -1, (int fd, int mode, off_t off, off_t len), (fd, mo
 CALL(int, fsync, true, -1, (int fd), (fd))
 CALL(int, unlink, false, -1, (const char *path), (path))
 CALL(int, rename, false, -1, (const char *from, const char *to), (from, to))
+CALL(int, flock, true, -1, (int fd, int op), (fd, op))
+CALL(int, fstatvfs, true, -1, (int fd, struct statvfs *st), (fd, st))
+CALL(DIR *, opendir, false, NULL, (const char *path), (path))
 CALL(void *, mmap, false, MAP_FAILED, (void *addr, size_t len, int prot, int flags, int fd, off_t off),
      (addr, len, prot, flags, fd, off))
 CALL(int, madvise, false, -1, (void *addr, size_t len, int advice), (addr, len, advice))
@@ -117,6 +120,9 @@ void fail_calls_begin(void)
     sys.fsync = my_fsync;
     sys.unlink = my_unlink;
     sys.rename = my_rename;
+    sys.flock = my_flock;
+    sys.fstatvfs = my_fstatvfs;
+    sys.opendir = my_opendir;
     sys.mmap = my_mmap;
     sys.munmap = my_munmap;
     sys.madvise = my_madvise;

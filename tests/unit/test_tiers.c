@@ -40,6 +40,60 @@ START_TEST(test_tiers_change_no_token_when_dram_is_large_and_requests_are_cancel
 }
 END_TEST
 
+/* -- NVMe: a folder that is removed at the end */
+
+static char dir[64];
+
+static void make_dir(void)
+{
+    strcpy(dir, "/tmp/hearth-tiers-XXXXXX");
+    ck_assert_ptr_nonnull(mkdtemp(dir));
+}
+
+static void remove_dir(void)
+{
+    char cmd[128];
+    snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
+    ck_assert_int_eq(system(cmd), 0);
+}
+
+static void random_with_nvme(const char *name, uint8_t io_threads, uint32_t n_requests)
+{
+    fake_clock_on();
+    make_dir();
+    engine_random_run(&(struct engine_random){.seed = unit_seed(name),
+                                              .n_blocks = 8,
+                                              .block_tokens = 64,
+                                              .dram_slots = 16,
+                                              .nvme_dirs = dir,
+                                              .nvme_slots = 64,
+                                              .io_threads = io_threads,
+                                              .n_requests = n_requests,
+                                              .least_cached = n_requests,
+                                              .least_dram = n_requests / 2,
+                                              .least_nvme = n_requests / 2,
+                                              .least_preempted = 5});
+    remove_dir();
+}
+
+START_TEST(test_tiers_change_no_token_with_nvme_at_once)
+{
+    random_with_nvme("nvme at once", 1, 3000);
+}
+END_TEST
+
+START_TEST(test_tiers_change_no_token_with_nvme_by_threads)
+{
+    random_with_nvme("nvme by threads", 4, 1500);
+}
+END_TEST
+
+START_TEST(test_tiers_change_no_token_with_nvme_by_io_uring_if_there_is_any)
+{
+    random_with_nvme("nvme by the best there is", 0, 1500);
+}
+END_TEST
+
 /* -- one request at a time */
 
 #define N_PROMPT 100
@@ -174,5 +228,7 @@ END_TEST
 
 UNIT_MAIN("tiers", test_tiers_change_no_token_when_dram_is_tiny,
           test_tiers_change_no_token_when_dram_is_large_and_requests_are_cancelled,
-          test_tiers_bring_back_what_the_pool_gave_up, test_tiers_catch_each_flipped_bit_before_a_token_depends_on_it,
+          test_tiers_change_no_token_with_nvme_at_once, test_tiers_change_no_token_with_nvme_by_threads,
+          test_tiers_change_no_token_with_nvme_by_io_uring_if_there_is_any, test_tiers_bring_back_what_the_pool_gave_up,
+          test_tiers_catch_each_flipped_bit_before_a_token_depends_on_it,
           test_tiers_compute_a_hole_and_load_what_comes_after_it)

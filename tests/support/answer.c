@@ -98,6 +98,13 @@ static enum answer_kind judge_stream(char *body, size_t n, struct answer *out)
     return read_texts(out, body) ? ANSWER_WHOLE : bad(out, "texts that can't be read");
 }
 
+/* Is there such a line in the head? */
+static bool has_line(const char *head, const char *body, const char *begin)
+{
+    const char *at = strstr(head, begin);
+    return at && at < body && at[-1] == '\n';
+}
+
 static enum answer_kind judge_whole(const char *head, const char *body, size_t n, struct answer *out)
 {
     const char *length = strstr(head, "Content-Length: ");
@@ -106,10 +113,14 @@ static enum answer_kind judge_whole(const char *head, const char *body, size_t n
     size_t want = strtoul(length + strlen("Content-Length: "), NULL, 10);
     if (n != want)
         return n < want ? ANSWER_CUT : bad(out, "more than Content-Length");
+    if (out->status != 200 && !(begins(body, "{\"error\":{\"message\":\"") && ends(body, n, "}}")))
+        return bad(out, "an error that is no error object");
+    if (out->status == 500 && !has_line(head, body, "x-should-retry: false"))
+        return bad(out, "a 500 that clients would try again");
+    if (!has_line(head, body, "x-request-id: "))
+        return bad(out, "no x-request-id");
     if (out->status != 200)
-        return begins(body, "{\"error\":{\"message\":\"") && ends(body, n, "}}")
-                   ? ANSWER_ERROR
-                   : bad(out, "an error that is no error object");
+        return ANSWER_ERROR;
     if (!begins(body, "{") || !ends(body, n, "}"))
         return bad(out, "an answer that is no object");
     return read_texts(out, body) ? ANSWER_WHOLE : bad(out, "texts that can't be read");

@@ -47,6 +47,8 @@ START_TEST(test_a_key_is_found_by_its_hash_alone)
     ck_assert_int_eq(auth_check(a, KEY_A, strlen(KEY_A)), 0);
     ck_assert_int_eq(auth_check(a, KEY_B, strlen(KEY_B)), 1);
     ck_assert_int_eq(auth_check(a, KEY_B, strlen(KEY_B) - 1), -1);
+    ck_assert_int_eq(auth_check(a, KEY_B "x", strlen(KEY_B) + 1), -1);
+    ck_assert_int_eq(auth_check(a, KEY_A "x", strlen(KEY_A) + 1), -1);
     ck_assert_int_eq(auth_check(a, "", 0), -1);
     ck_assert_str_eq(auth_name(a, 0), "alice");
     ck_assert(strncmp(auth_name(a, 1), "key-", 4) == 0);

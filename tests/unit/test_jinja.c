@@ -253,6 +253,11 @@ START_TEST(test_each_limit_names_itself)
     check_limit("{% set x = 'a' * 99999 %}", (struct jinja_limits){.memory_bytes = 9999},
                 "more than 9999 bytes of memory");
     check_limit("{{ [[[[[1]]]]] }}", (struct jinja_limits){.depth = 5}, "more than 5 levels of nesting");
+    struct str long_source = {0}; /* plain text: no token and no step is too many */
+    for (int i = 0; i < (1 << 20) / 16 + 1; i++)
+        str_puts(&long_source, "sixteen letters ");
+    check_limit(str_text(&long_source), (struct jinja_limits){0}, "more than 1048576");
+    str_fini(&long_source);
 }
 END_TEST
 

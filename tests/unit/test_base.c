@@ -80,6 +80,19 @@ START_TEST(test_halves_round_to_nearest_even_and_come_back)
         else
             ck_assert_uint_eq(bf16_from_f32(f), h);
     }
+    for (uint32_t h = 0; h < 0x7f7f;
+         h++) { /* halfway to the next one: to the even one; a bit less or more: to the nearer */
+        float low = bf16_to_f32((uint16_t)h), middle = low + (bf16_to_f32((uint16_t)(h + 1)) - low) / 2;
+        ck_assert_uint_eq(bf16_from_f32(middle), h + (h & 1));
+        ck_assert_uint_eq(bf16_from_f32(nextafterf(middle, 0)), h);
+        ck_assert_uint_eq(bf16_from_f32(nextafterf(middle, INFINITY)), h + 1);
+        if (h >= 0x7bff)
+            continue;
+        low = f16_to_f32((uint16_t)h), middle = low + (f16_to_f32((uint16_t)(h + 1)) - low) / 2;
+        ck_assert_uint_eq(f16_from_f32(middle), h + (h & 1));
+        ck_assert_uint_eq(f16_from_f32(nextafterf(middle, 0)), h);
+        ck_assert_uint_eq(f16_from_f32(nextafterf(middle, INFINITY)), h + 1);
+    }
     ck_assert_uint_eq(f16_from_f32(65520.0f), 0x7c00); /* halfway to 65536 rounds to infinity */
     ck_assert_uint_eq(f16_from_f32(65519.996f), 0x7bff);
     ck_assert_uint_eq(f16_from_f32(0x1p-25f), 0); /* halfway to the least subnormal: even */

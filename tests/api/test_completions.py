@@ -343,3 +343,8 @@ def test_the_end_of_a_text_shows_that_a_character_was_cut(server):
         body["max_tokens"] = n
         whole = server.complete(**body)["choices"][0]["text"]
         assert whole == "\ufffd" * n == "".join(e["choices"][0]["text"] for e in server.events("/v1/completions", body))
+
+
+def test_without_a_seed_no_answer_is_like_another(server):
+    texts = {server.complete(prompt="dice", max_tokens=30, ignore_eos=True)["choices"][0]["text"] for _ in range(4)}
+    assert len(texts) == 4

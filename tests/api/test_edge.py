@@ -316,6 +316,28 @@ def test_an_answer_that_nobody_reads_waits_in_any_ring(start):
     assert texts == [c["text"] for c in whole["choices"]] and texts[0].startswith("\u0001" * 400)
 
 
+def test_a_long_text_is_cut_between_characters(start):
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=4MiB", "--set", "http.stream_bytes=4KiB")  # pieces of 256 bytes
+    for text in ("\u65e5" * 600, "a" + "\U0001f600" * 400, "ab" + "\u00e9" * 800):
+        body = {"prompt": text, "echo": True, "max_tokens": 1, "logit_bias": {"97": 100}, "frobnicate": 1}
+        events = s.events("/v1/completions", body)
+        assert len(events) > 5 and "".join(e["choices"][0]["text"] for e in events) == text + "a"
+    r, _ = s.request("POST", "/v1/completions", {**body, "stream": True})
+    assert r.headers["x-ignored-params"] == "frobnicate"  # of streams too
+
+
+def test_one_access_line_tells_of_each_request(start):
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=4MiB")
+    s.complete(prompt=[5] * 100, max_tokens=1)
+    s.request("POST", "/v1/completions", {"prompt": [5] * 100, "max_tokens": 7, "n": 2, "ignore_eos": True, "stream": True},
+              headers={"x-request-id": "told"})
+    s.request("GET", "/health", headers={"x-request-id": "told"})
+    s.until(lambda: "path=/health" in s.text())
+    lines = [line for line in s.text().splitlines() if "http access" in line and "id=told " in line]
+    assert len(lines) == 2 and "path=/v1/completions status=200 end=done " in lines[0] and " method=GET path=/health " in lines[1]
+    assert lines[0].endswith(" prompt_tokens=100 cached_tokens=64 completion_tokens=14 n=2 stream=1")
+
+
 def test_defaults_of_the_configuration_bend_to_the_context(start):
     s = start("--set", "model.random=tiny", "--set", "kv.bytes=4MiB", "--set", "sampling.max_tokens=100", "--set", "sampling.top_k=1")
     def tokens(n, **kw):
@@ -377,6 +399,14 @@ def test_a_template_of_ones_own_sees_the_day_and_what_the_request_gives(start, t
     assert text in [f"{day}|x|||True" for day in days]
     assert prompt(reasoning_effort="high", chat_template_kwargs={"mood": "calm", "other": 1}).endswith("|x|high|calm|True")
     assert prompt(reasoning_effort="high", chat_template_kwargs={"reasoning_effort": "low"}).endswith("|x|low||True")
+    path.write_text("{% for m in messages %}{{ m.role }}:{{ m.name }}:{{ m.content }}:{{ m.tool_call_id }}:"
+                    "{{ m.tool_calls[0].function.name if m.tool_calls }};{% endfor %}{{ add_generation_prompt }}")
+    s = start("--set", "model.random=tiny", "--set", "kv.bytes=4MiB", "--set", f"model.chat_template={path}")
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [{"role": "user", "name": "ann", "content": "hi"}, {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "1"}, {"type": "text", "text": "2"}]}]
+    assert prompt(messages=messages) == "user:ann:hi::;assistant::::f;tool::12:c1:;True"
+    assert prompt(messages=messages[:1], add_generation_prompt=False) == "user:ann:hi::;False"
 
 
 def test_who_may_go_first_goes_first(start):

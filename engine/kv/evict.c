@@ -4,6 +4,9 @@
  * idle time alone and never rises with it, so the oldest leaf is worth least, up to the width of a cost level. Each
  * group is a pairing heap (Fredman, Sedgewick, Sleator, Tarjan 1986) by last use through links in the slots. One more
  * group holds leaves that a session's TTL keeps, by the end of it; they move to their own group when it has come.
+ *
+ * Blocks without a copy below stand in a list for each class, by last use: the newest of a class is the likeliest to
+ * return, so the best of all is among the lists' ends.
  */
 #include "engine/kv/evict.h"
 
@@ -25,16 +28,20 @@ struct slot {
     int32_t child, next, prev;    /* heap: first child, sibling, sibling before or parent */
     int32_t first, after, before; /* chain: first child in the tier, siblings */
     int32_t n_staying;            /* children held or idle */
+    int32_t older, newer;         /* in the list of its class, while it owes a copy */
     int16_t group;                /* heap it stands in, or -1 */
+    int16_t owes;                 /* list it stands in, or -1 */
     uint8_t state;                /* enum evict_state */
+    bool copied;                  /* there is a copy below */
 };
 
 struct evict {
-    uint32_t n_slots, n_idle;
+    uint32_t n_slots, n_idle, n_copied; /* n_copied: of the idle ones */
     const struct returns *model;
     uint64_t n_released;
     int32_t heap[N_GROUPS]; /* roots */
     uint64_t used[WORDS];   /* groups that have any */
+    int32_t oldest[RETURNS_CLASSES], newest[RETURNS_CLASSES];
     struct slot *slots;
 };
 
@@ -47,6 +54,8 @@ int evict_open(struct evict **out, uint32_t n_slots, const struct returns *model
     e->model = model;
     for (int g = 0; g < N_GROUPS; g++)
         e->heap[g] = NONE;
+    for (int c = 0; c < RETURNS_CLASSES; c++)
+        e->oldest[c] = e->newest[c] = NONE;
     e->slots = calloc(n_slots ? n_slots : 1, sizeof *e->slots);
     if (!e->slots) {
         evict_close(e);
@@ -161,6 +170,38 @@ static void heap_remove(struct evict *e, int32_t i)
     set_root(e, group, meld(e, e->heap[group], row));
 }
 
+/* -- lists of blocks that owe a copy */
+
+static void owe_no_more(struct evict *e, int32_t i)
+{
+    struct slot *s = &e->slots[i];
+    if (s->owes < 0)
+        return;
+    if (s->older != NONE)
+        e->slots[s->older].newer = s->newer;
+    else
+        e->oldest[s->owes] = s->newer;
+    if (s->newer != NONE)
+        e->slots[s->newer].older = s->older;
+    else
+        e->newest[s->owes] = s->older;
+    s->owes = -1;
+}
+
+static void owe(struct evict *e, int32_t i)
+{
+    struct slot *s = &e->slots[i];
+    owe_no_more(e, i);
+    s->owes = e->model ? s->b.class : 0;
+    s->older = e->newest[s->owes];
+    s->newer = NONE;
+    if (s->older != NONE)
+        e->slots[s->older].newer = i;
+    else
+        e->oldest[s->owes] = i;
+    e->newest[s->owes] = i;
+}
+
 /* -- candidates */
 
 static int cost_level(const struct evict_block *b)
@@ -219,6 +260,8 @@ static void set_state(struct evict *e, int32_t i, enum evict_state to)
     if (from == to)
         return;
     e->n_idle += (uint32_t)(to == EVICT_IDLE) - (uint32_t)(from == EVICT_IDLE);
+    if (s->copied)
+        e->n_copied += (uint32_t)(to == EVICT_IDLE) - (uint32_t)(from == EVICT_IDLE);
     s->state = (uint8_t)to;
     if (to == EVICT_IDLE)
         s->order = ++e->n_released;
@@ -234,7 +277,8 @@ void evict_add(struct evict *e, int32_t slot, const struct evict_block *b)
     assert(slot >= 0 && (uint32_t)slot < e->n_slots && e->slots[slot].state == EVICT_OUT && b->bytes > 0);
     assert(b->parent == NONE || slot_at(e, b->parent)->state != EVICT_OUT);
     struct slot *s = &e->slots[slot];
-    *s = (struct slot){.b = *b, .group = -1, .first = NONE, .after = NONE, .before = NONE};
+    *s = (struct slot){.b = *b, .group = -1, .owes = -1, .first = NONE, .after = NONE, .before = NONE};
+    owe(e, slot);
     if (b->parent != NONE) {
         struct slot *p = &e->slots[b->parent];
         s->after = p->first;
@@ -268,6 +312,7 @@ void evict_remove(struct evict *e, int32_t slot)
     }
     s->first = NONE;
     s->n_staying = 0;
+    owe_no_more(e, slot);
     set_state(e, slot, EVICT_OUT);
     if (s->b.parent == NONE)
         return;
@@ -288,6 +333,8 @@ void evict_use(struct evict *e, int32_t slot, uint8_t class, uint32_t session, u
     s->b.session = session;
     if (s->group >= 0)
         settle(e, slot);
+    if (s->owes >= 0)
+        owe(e, slot);
 }
 
 void evict_keep(struct evict *e, int32_t slot, uint64_t until_us)
@@ -298,10 +345,20 @@ void evict_keep(struct evict *e, int32_t slot, uint64_t until_us)
         settle(e, slot);
 }
 
+static uint64_t idle_us(const struct evict_block *b, uint64_t now_us)
+{
+    return now_us > b->used_us ? now_us - b->used_us : 0;
+}
+
 static double worth(const struct evict *e, const struct evict_block *b, uint64_t now_us)
 {
-    uint64_t idle = now_us > b->used_us ? now_us - b->used_us : 0;
-    return (e->model ? returns_p(e->model, b->class, idle) : 1) * (double)b->seconds / b->bytes;
+    return (e->model ? returns_p(e->model, b->class, idle_us(b, now_us)) : 1) * (double)b->seconds / b->bytes;
+}
+
+/* What its room gives a second and byte. */
+static double room_worth(const struct evict *e, const struct evict_block *b, uint64_t now_us)
+{
+    return (e->model ? returns_rate(e->model, b->class, idle_us(b, now_us)) : 1) * (double)b->seconds / b->bytes;
 }
 
 static void end_keeping(struct evict *e, uint64_t now_us)
@@ -320,7 +377,7 @@ int32_t evict_peek(struct evict *e, uint64_t now_us)
         for (uint64_t bits = e->used[w]; bits; bits &= bits - 1) {
             int group = 64 * w + __builtin_ctzll(bits);
             int32_t i = e->heap[group];
-            double v = group == KEPT ? INFINITY : worth(e, &e->slots[i].b, now_us);
+            double v = group == KEPT ? INFINITY : room_worth(e, &e->slots[i].b, now_us);
             if (best == NONE || v < least) {
                 best = i;
                 least = v;
@@ -335,6 +392,48 @@ int32_t evict_pick(struct evict *e, uint64_t now_us)
     if (i != NONE)
         set_state(e, i, EVICT_LEAVING);
     return i;
+}
+
+/* -- copies below */
+
+int32_t evict_spill(struct evict *e, uint64_t now_us)
+{
+    int32_t best = e->model ? NONE : e->oldest[0];
+    double most = -1;
+    for (int c = 0; e->model && c < RETURNS_CLASSES; c++) {
+        int32_t i = e->newest[c];
+        double v = i == NONE ? -1 : worth(e, &e->slots[i].b, now_us);
+        if (v > most) {
+            best = i;
+            most = v;
+        }
+    }
+    if (best != NONE)
+        owe_no_more(e, best);
+    return best;
+}
+
+static void set_copied(struct evict *e, int32_t slot, bool copied, float seconds)
+{
+    struct slot *s = slot_at(e, slot);
+    if (s->state == EVICT_IDLE)
+        e->n_copied += (uint32_t)copied - (uint32_t)s->copied;
+    s->copied = copied;
+    s->b.seconds = seconds;
+    if (s->group >= 0)
+        settle(e, slot);
+}
+
+void evict_copied(struct evict *e, int32_t slot, float seconds)
+{
+    set_copied(e, slot, true, seconds);
+    owe_no_more(e, slot);
+}
+
+void evict_owes(struct evict *e, int32_t slot, float seconds)
+{
+    set_copied(e, slot, false, seconds);
+    owe(e, slot);
 }
 
 /* -- queries */
@@ -360,6 +459,11 @@ uint32_t evict_n_idle(const struct evict *e)
     return e->n_idle;
 }
 
+uint32_t evict_n_copied(const struct evict *e)
+{
+    return e->n_copied;
+}
+
 static uint32_t check_heap(const struct evict *e, int32_t i, int group)
 {
     uint32_t n = 1;
@@ -373,7 +477,7 @@ static uint32_t check_heap(const struct evict *e, int32_t i, int group)
 
 void evict_check(const struct evict *e)
 {
-    uint32_t idle = 0, candidates = 0, heaped = 0;
+    uint32_t idle = 0, copied = 0, candidates = 0, heaped = 0, owing = 0, listed = 0;
     for (uint32_t i = 0; i < e->n_slots; i++) {
         const struct slot *s = &e->slots[i];
         if (s->state == EVICT_OUT)
@@ -385,6 +489,9 @@ void evict_check(const struct evict *e)
         }
         assert(staying == s->n_staying);
         idle += s->state == EVICT_IDLE;
+        copied += s->state == EVICT_IDLE && s->copied;
+        owing += s->owes >= 0;
+        assert(!s->copied || s->owes < 0);
         candidates += is_candidate(s);
         assert(is_candidate(s) == (s->group >= 0));
     }
@@ -393,5 +500,9 @@ void evict_check(const struct evict *e)
         if (e->heap[g] != NONE)
             heaped += check_heap(e, e->heap[g], g);
     }
-    assert(idle == e->n_idle && candidates == heaped);
+    for (int c = 0; c < RETURNS_CLASSES; c++)
+        for (int32_t i = e->oldest[c]; i != NONE; i = e->slots[i].newer, listed++)
+            assert(e->slots[i].owes == c &&
+                   (e->slots[i].newer != NONE ? e->slots[e->slots[i].newer].older == i : e->newest[c] == i));
+    assert(idle == e->n_idle && copied == e->n_copied && candidates == heaped && owing == listed);
 }

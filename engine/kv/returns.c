@@ -1,28 +1,30 @@
 /* returns - see returns.h.
  *
  * Remembered blocks stand in one list by last use, and the list is cut into age buckets (under a second, then powers
- * of two seconds). As time goes on, blocks cross from bucket to bucket: each crossing is one trial of "returns while in
- * this bucket" that failed, each use again one that succeeded. With h_i the share of successes in bucket i, P(return |
- * bucket i) = 1 - (1 - h_i) (1 - P(return | bucket i + 1)): Kaplan and Meier's estimator (1958), so blocks whose end
- * nobody has seen yet count as far as they have been seen.
+ * of two seconds). In each bucket a class has a hazard: returns that happened there / seconds that blocks were there,
+ * so blocks whose end nobody has seen yet count as far as they have been seen. The hazard of a class is drawn to that
+ * of all classes times one factor for the class: a class tells early how likely it returns, and all together tell when.
  */
 #include "engine/kv/returns.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define NONE        (-1)
-#define AGES        14     /* bucket 0: < 1 s; i: [2^(i-1), 2^i) s; the last has no end */
-#define TAIL_TOKENS 512    /* the last tokens of a prompt: they may be rendered differently in the next turn */
-#define SHARED_USES 8      /* a block used more often is a head that conversations share, not the end of one */
-#define FADE_AT     8192.0 /* trials in a cell, from where on older ones count half */
-#define PRIOR       64.0   /* trials that the table for all classes stands for in each class */
-#define FIRST_PRIOR 256.0  /* trials that first_hazard stands for in the table for all classes */
+#define AGES        14      /* bucket 0: < 1 s; i: [2^(i-1), 2^i) s; the last has no end */
+#define TAIL_TOKENS 512     /* the last tokens of a prompt: the next turn may render them differently */
+#define SHARED_USES 8       /* a block used more often is a head that conversations share, not the end of one */
+#define HALF_LIFE_S 14400.0 /* of what has been seen */
+#define CELL_PRIOR  256.0   /* returns that the other classes stand for in a class: at one age, */
+#define CLASS_PRIOR 16.0    /* over all ages; */
+#define FIRST_PRIOR 64.0    /* and that first_hazard stands for in all together */
 
-/* Hazards before anything has been seen: the Mooncake conversation trace (FAST'25). */
-static const double first_hazard[AGES] = {.002, .002, .002, .003, .01, .03, .06, .08, .06, .05, .05, .04, .03, .02};
+/* Returns a second before anything has been seen: the Mooncake conversation trace (FAST'25). */
+static const double first_hazard[AGES] = {1e-3,   1e-4, 1e-4, 2e-4,   5e-4, 9e-4, 1.6e-3,
+                                          1.7e-3, 8e-4, 4e-4, 1.1e-4, 4e-5, 1e-5, 1e-5};
 
 struct memory { /* of one block */
     uint64_t key, used_us;
@@ -31,8 +33,9 @@ struct memory { /* of one block */
     bool present;
 };
 
-struct cell {
-    double trials, returned;
+struct cell {                 /* of a class and an age: occurrences and exposure */
+    double returned, seconds; /* fading */
+    uint32_t n;               /* remembered blocks there now */
 };
 
 struct returns {
@@ -42,22 +45,74 @@ struct returns {
     uint64_t now_us;
     struct memory *memories; /* [capacity] */
     int32_t *buckets;        /* [mask + 1] */
-    struct cell cells[RETURNS_CLASSES][AGES], all[AGES];
-    double p[RETURNS_CLASSES][AGES + 1];
+    struct cell cells[RETURNS_CLASSES][AGES];
+    double p[RETURNS_CLASSES][AGES + 1], rate[RETURNS_CLASSES][AGES + 1];
 };
+
+static double begin_s(int age)
+{
+    return age ? (double)(1u << (age - 1)) : 0;
+}
+
+static double width_s(int age)
+{
+    return age < AGES - 1 ? begin_s(age + 1) - begin_s(age) : begin_s(age);
+}
+
+/* The best that keeping it can give: over all times to keep it for, the largest (returns expected) / (seconds it stays
+ * expected), as Gittins (1979) ranks jobs whose end is not known. hazard: returns a second, of a class. */
+static void update_rate(double *rate, const double *hazard)
+{
+    rate[AGES] = 0;
+    for (int a = AGES - 1; a >= 0; a--) {
+        double alive = 1, seconds = 0;
+        rate[a] = rate[a + 1]; /* never below what it will be later: so that it never rises with age */
+        for (int b = a; b < AGES; b++) {
+            double left = alive * exp(-hazard[b] * width_s(b));
+            seconds += hazard[b] > 0 ? (alive - left) / hazard[b] : alive * width_s(b);
+            alive = left;
+            rate[a] = fmax(rate[a], (1 - alive) / seconds);
+        }
+    }
+}
+
+/* How much likelier than all blocks together those of a class return, over all ages. */
+static double multiple_of(const struct cell *c, const double *all)
+{
+    double returned = CLASS_PRIOR, expected = CLASS_PRIOR;
+    for (int a = 0; a < AGES; a++) {
+        returned += c[a].returned;
+        expected += c[a].seconds * all[a];
+    }
+    return returned / expected;
+}
+
+/* Hazards of all classes together, on first_hazard as prior. */
+static void pool_classes(const struct returns *r, double *all)
+{
+    for (int a = 0; a < AGES; a++) {
+        double returned = FIRST_PRIOR, seconds = FIRST_PRIOR / first_hazard[a];
+        for (int c = 0; c < RETURNS_CLASSES; c++) {
+            returned += r->cells[c][a].returned;
+            seconds += r->cells[c][a].seconds;
+        }
+        all[a] = returned / seconds;
+    }
+}
 
 static void update_p(struct returns *r)
 {
-    double prior[AGES];
-    for (int a = 0; a < AGES; a++)
-        prior[a] = (r->all[a].returned + FIRST_PRIOR * first_hazard[a]) / (r->all[a].trials + FIRST_PRIOR);
+    double all[AGES], hazard[AGES];
+    pool_classes(r, all);
     for (int c = 0; c < RETURNS_CLASSES; c++) {
+        double multiple = multiple_of(r->cells[c], all);
         r->p[c][AGES] = 0;
         for (int a = AGES - 1; a >= 0; a--) {
             const struct cell *x = &r->cells[c][a];
-            double h = (x->returned + PRIOR * prior[a]) / (x->trials + PRIOR);
-            r->p[c][a] = 1 - (1 - h) * (1 - r->p[c][a + 1]);
+            hazard[a] = (x->returned + CELL_PRIOR) / (x->seconds + CELL_PRIOR / (multiple * all[a]));
+            r->p[c][a] = 1 - (1 - r->p[c][a + 1]) * exp(-hazard[a] * width_s(a));
         }
+        update_rate(r->rate[c], hazard);
     }
 }
 
@@ -103,22 +158,22 @@ void returns_close(struct returns *r)
 
 /* -- learning */
 
-static void fade(struct cell *c)
+static struct cell *cell_of(struct returns *r, const struct memory *m)
 {
-    if (c->trials < FADE_AT)
-        return;
-    c->trials /= 2;
-    c->returned /= 2;
+    return &r->cells[m->class][m->age];
 }
 
-static void learn(struct returns *r, const struct memory *m, bool returned)
+/* All remembered blocks have been exposed for the time since. */
+static void pass_time(struct returns *r, uint64_t now_us)
 {
-    struct cell *c[2] = {&r->cells[m->class][m->age], &r->all[m->age]};
-    for (int i = 0; i < 2; i++) {
-        c[i]->trials++;
-        c[i]->returned += returned;
-        fade(c[i]);
-    }
+    double seconds = (double)(now_us - r->now_us) / 1e6, fade = exp2(-seconds / HALF_LIFE_S);
+    for (int c = 0; c < RETURNS_CLASSES; c++)
+        for (int a = 0; a < AGES; a++) {
+            struct cell *x = &r->cells[c][a];
+            x->seconds = x->seconds * fade + x->n * seconds;
+            x->returned *= fade;
+        }
+    r->now_us = now_us;
 }
 
 /* -- the list by last use, cut into ages */
@@ -134,6 +189,7 @@ static void list_append(struct returns *r, int32_t i)
         r->oldest = i;
     r->newest = i;
     m->age = 0;
+    cell_of(r, m)->n++;
     if (r->oldest_of[0] == NONE)
         r->oldest_of[0] = i;
 }
@@ -142,6 +198,7 @@ static void list_append(struct returns *r, int32_t i)
 static void leave_age(struct returns *r, int32_t i)
 {
     const struct memory *m = &r->memories[i];
+    cell_of(r, m)->n--;
     if (r->oldest_of[m->age] == i)
         r->oldest_of[m->age] = m->newer != NONE && r->memories[m->newer].age == m->age ? m->newer : NONE;
 }
@@ -170,9 +227,9 @@ static void grow_older(struct returns *r, uint64_t now_us)
     for (int a = AGES - 2; a >= 0; a--) {
         int32_t i;
         while ((i = r->oldest_of[a]) != NONE && now_us - r->memories[i].used_us >= age_end_us(a)) {
-            learn(r, &r->memories[i], false);
             leave_age(r, i);
             r->memories[i].age++;
+            cell_of(r, &r->memories[i])->n++;
             if (r->oldest_of[a + 1] == NONE)
                 r->oldest_of[a + 1] = i;
         }
@@ -247,48 +304,54 @@ static int level_of_turn(uint32_t turn)
     return turn <= 2 ? (int)turn - 1 : turn <= 4 ? 2 : 3;
 }
 
-/* 0 .. 39: turn, new tokens, known or new; 40 .. 43: tails by turn. */
+/* 0 .. 39: turn, new tokens, known or new; 40 .. 43: tails by turn; 44: shared heads. */
 static void set_classes(const struct returns *r, struct returns_turn *t, uint32_t n)
 {
-    int turn = level_of_turn(t->turn), fresh = level_of_new((uint64_t)(n - t->new_from) * r->block_tokens);
-    t->class[0] = (uint8_t)(2 * (5 * turn + fresh));
-    t->class[1] = (uint8_t)(t->class[0] + 1);
-    t->class[2] = (uint8_t)(40 + turn);
+    int turn = level_of_turn(t->turn), fresh = level_of_new((uint64_t)(n - t->from[1]) * r->block_tokens);
+    t->class[0] = 44;
+    t->class[1] = (uint8_t)(2 * (5 * turn + fresh));
+    t->class[2] = (uint8_t)(t->class[1] + 1);
+    t->class[3] = (uint8_t)(40 + turn);
 }
 
-/* How far the chain is known, and the turn its request is: one more than the last prompt that ended in it. A prompt
- * that ends where that one did is the same again, not one more. */
+/* How far the chain is known and shared, and the turn its request is: one more than the last prompt that ended in it. A
+ * prompt that ends where that one did is the same again, not one more. */
 static struct returns_turn recognise(const struct returns *r, const struct hash_key *keys, uint32_t n)
 {
-    struct returns_turn t = {.turn = 1, .tail_from = n > r->tail_blocks ? n - r->tail_blocks : 0};
+    struct returns_turn t = {0};
+    uint32_t body = n > r->tail_blocks ? n - r->tail_blocks : 0;
     bool longer = false; /* a sampled block of the body lies beyond */
-    for (uint32_t i = n; i-- > 0;) {
+    for (uint32_t i = n; i-- > 0 && t.from[0] == 0;) {
         uint64_t key = short_key(&keys[i]);
         if (!sampled(r, key))
             continue;
         bool beyond = longer;
         int32_t at = find(r, key);
-        longer |= i < t.tail_from;
+        longer |= i < body;
         if (at == NONE)
             continue;
-        if (t.new_from == 0)
-            t.new_from = i + 1;
         const struct memory *m = &r->memories[at];
-        if (m->turn && m->uses <= SHARED_USES) {
+        if (t.from[1] == 0)
+            t.from[1] = i + 1;
+        if (m->uses > SHARED_USES)
+            t.from[0] = i + 1;
+        else if (m->turn && t.turn == 0)
             t.turn = m->turn + (uint32_t)beyond;
-            break;
-        }
     }
+    if (t.turn == 0)
+        t.turn = 1;
     set_classes(r, &t, n);
-    if (t.new_from > t.tail_from)
-        t.new_from = t.tail_from;
+    t.from[2] = body;
+    for (int i = 1; i >= 0; i--)
+        if (t.from[i] > t.from[i + 1])
+            t.from[i] = t.from[i + 1];
     return t;
 }
 
 struct returns_turn returns_use(struct returns *r, const struct hash_key *keys, uint32_t n, uint64_t now_us)
 {
     assert(now_us >= r->now_us);
-    r->now_us = now_us;
+    pass_time(r, now_us);
     grow_older(r, now_us);
     struct returns_turn t = recognise(r, keys, n);
     int32_t end = NONE;
@@ -302,7 +365,7 @@ struct returns_turn returns_use(struct returns *r, const struct hash_key *keys, 
         if (is_new) {
             at = remember(r, key);
         } else {
-            learn(r, &r->memories[at], true);
+            cell_of(r, &r->memories[at])->returned++;
             list_remove(r, at);
         }
         struct memory *m = &r->memories[at];
@@ -310,7 +373,7 @@ struct returns_turn returns_use(struct returns *r, const struct hash_key *keys, 
         m->class = returns_class(&t, i);
         m->uses += m->uses < UINT8_MAX;
         list_append(r, at);
-        if (i < t.tail_from) {
+        if (i < t.from[2]) {
             end = at;
             end_is_new = is_new;
         }
@@ -322,16 +385,25 @@ struct returns_turn returns_use(struct returns *r, const struct hash_key *keys, 
     return t;
 }
 
-double returns_p(const struct returns *r, uint8_t class, uint64_t idle_us)
+static double at_idle(const double *v, uint64_t idle_us)
 {
     uint64_t s = idle_us / 1000000;
     int a = s ? 64 - __builtin_clzll(s) : 0;
-    const double *p = r->p[class];
     if (a >= AGES - 1)
-        return p[AGES - 1];
+        return v[AGES - 1];
     uint64_t begin = a ? age_end_us(a - 1) : 0;
     double part = (double)(idle_us - begin) / (double)(age_end_us(a) - begin);
-    return p[a] + (p[a + 1] - p[a]) * part;
+    return v[a] + (v[a + 1] - v[a]) * part;
+}
+
+double returns_p(const struct returns *r, uint8_t class, uint64_t idle_us)
+{
+    return at_idle(r->p[class], idle_us);
+}
+
+double returns_rate(const struct returns *r, uint8_t class, uint64_t idle_us)
+{
+    return at_idle(r->rate[class], idle_us);
 }
 
 void returns_check(const struct returns *r)
@@ -349,7 +421,8 @@ void returns_check(const struct returns *r)
     assert(n == r->n && n <= r->capacity);
     for (int c = 0; c < RETURNS_CLASSES; c++)
         for (int a = 0; a < AGES; a++) {
-            assert(r->cells[c][a].returned <= r->cells[c][a].trials);
-            assert(r->p[c][a] >= r->p[c][a + 1] && r->p[c][a] <= 1);
+            n -= r->cells[c][a].n;
+            assert(r->p[c][a] >= r->p[c][a + 1] && r->p[c][a] <= 1 && r->rate[c][a] >= r->rate[c][a + 1]);
         }
+    assert(n == 0);
 }

@@ -7,8 +7,9 @@
  * Counts fade, so the table follows the traffic; before there are any a prior stands in their place.
  *
  * A class is what is known of a block when it is used: which turn of its conversation the request was, how many tokens
- * it added, and where the block lies: in the part that was known before, in the new part, or in the last tokens of the
- * prompt. A turn is recognised by content alone: the chain goes on from where an earlier prompt ended.
+ * it added, and where the block lies: in a head that many prompts share, in the rest that was known before, in the new
+ * part, or in the last tokens of the prompt. A turn is recognised by content alone: the chain goes on from where an
+ * earlier prompt ended.
  *
  * Pure bookkeeping: no clock (time is an argument and never goes back), no I/O, no allocation after open, memory
  * bounded by `capacity`. Engine thread. A use costs O(n) look-ups of 8 bytes.
@@ -36,9 +37,9 @@ void returns_close(struct returns *r); /* NULL is fine */
 
 /* What a request makes of the blocks it uses, by their index in its chain. */
 struct returns_turn {
-    uint32_t turn;                /* 1 = goes on from no prompt before it */
-    uint32_t new_from, tail_from; /* block indices: known before | new | tail */
-    uint8_t class[3];             /* of each of the three */
+    uint32_t turn;    /* 1 = goes on from no prompt before it */
+    uint32_t from[3]; /* block indices: shared head | from[0] known | from[1] new | from[2] tail */
+    uint8_t class[4]; /* of each of the four */
 };
 
 /* A request with the full prompt blocks keys[n] (in chain order) is admitted at now_us. Call once a request, when its
@@ -48,11 +49,14 @@ struct returns_turn returns_use(struct returns *r, const struct hash_key *keys, 
 /* Class of block i of that request; blocks that generation fills later belong to the tail. */
 static inline uint8_t returns_class(const struct returns_turn *t, uint32_t i)
 {
-    return t->class[i >= t->tail_from ? 2 : i >= t->new_from ? 1 : 0];
+    return t->class[(i >= t->from[0]) + (i >= t->from[1]) + (i >= t->from[2])];
 }
 
 /* P that a block of this class, idle for idle_us, is ever used again. Never rises with idle time. */
 double returns_p(const struct returns *r, uint8_t class, uint64_t idle_us);
+
+/* Returns a second that keeping it gives at best: what a tier's room is worth. Never rises with idle time. */
+double returns_rate(const struct returns *r, uint8_t class, uint64_t idle_us);
 
 /* Abort on a broken invariant; O(capacity). */
 void returns_check(const struct returns *r);

@@ -40,6 +40,7 @@ struct boundary_status {
     _Atomic uint64_t steps, step_us, rows;
     _Atomic uint64_t prompt_tokens, cached_tokens, generated_tokens;
     _Atomic uint64_t preemptions, evictions, late_steps;
+    _Atomic uint64_t tiers[sizeof(struct engine_tiers) / 8]; /* its fields in order */
 };
 
 struct boundary_head {
@@ -150,8 +151,8 @@ struct msg_choice_done {
 
 struct msg_done {
     struct msg_head head;
-    uint32_t total, cached;
-    uint64_t queue_us, prefill_us, decode_us;
+    uint32_t total, cached, cached_in[3], pad;
+    uint64_t queue_us, load_us, prefill_us, decode_us;
 };
 
 struct msg_failed {
@@ -161,6 +162,7 @@ struct msg_failed {
 };
 
 _Static_assert(sizeof(struct msg_head) == 24, "wire");
+_Static_assert(sizeof(struct engine_tiers) % 8 == 0, "all fields are uint64_t");
 _Static_assert(sizeof(struct engine_logprob) == 8 + 8 * ENGINE_LOGPROBS_MAX, "wire");
 
 #define MSG_MAX (sizeof(struct msg_tokens) + ENGINE_EVENT_TOKENS * (4 + sizeof(struct engine_logprob)))

@@ -12,6 +12,7 @@
 #define HEARTH_ENGINE_ENGINE_H
 
 #include "engine/base/err.h"
+#include "engine/base/str.h"
 #include "engine/kv/format.h" /* enum kv_format names the KV formats in engine_config */
 
 #include <stdbool.h>
@@ -131,14 +132,32 @@ struct engine_event {
     int32_t tokens[ENGINE_EVENT_TOKENS];
     struct engine_logprob *logprobs; /* TOKENS of a request with logprobs: [n], valid until the next poll; else NULL */
     uint32_t done, total, cached;    /* PROGRESS, DONE: prompt tokens computed, in all, found in the cache */
+    uint32_t cached_in[3];           /* DONE: the last by where they lay: HBM (the pool), DRAM, NVMe */
     enum engine_finish finish;       /* CHOICE_DONE */
     int32_t stop_id;                 /* CHOICE_DONE by a stop id: the id (it is not among the tokens); else -1 */
     enum engine_failure failure;     /* FAILED */
     char text[256];                  /* FAILED: sentence for the client */
-    uint64_t queue_us, prefill_us, decode_us; /* DONE */
+    uint64_t queue_us, load_us, prefill_us, decode_us; /* DONE; load: until what lay below the pool was there */
 };
 
 enum engine_state { ENGINE_STARTING, ENGINE_LOADING, ENGINE_READY, ENGINE_DEAD };
+
+/* KV tiers below the pool, for /metrics; all zero without any. A flow is in direction up (towards the pool) or down. */
+struct engine_flow {
+    uint64_t moves, bytes, us, failed, queued; /* us: times of all moves together; queued: under way or waiting now */
+};
+struct engine_tiers {
+    uint64_t cached_tokens[3]; /* prompt tokens found, by where they lay: HBM, DRAM, NVMe */
+    uint64_t verify_failed[3]; /* blocks whose seal did not fit, by where they lay */
+    uint64_t block_bytes;      /* of a place */
+    uint64_t dram_blocks, dram_used, nvme_blocks, nvme_used;
+    struct engine_flow hbm_up, hbm_down, nvme_up, nvme_down; /* DRAM -> HBM, HBM -> DRAM, NVMe -> DRAM, DRAM -> NVMe */
+    uint64_t late;                                           /* loads given up at their deadline */
+    uint64_t evicted_dram;                                   /* copies given up for room that NVMe has, too */
+    uint64_t lost_dram, lost_nvme;                           /* the only copies below the pool */
+    uint64_t not_stored;                                     /* full blocks that found no room in DRAM */
+    uint64_t refused_bytes, budget_bytes, bytes_per_day; /* write budget of NVMe: kept off, left now, a day (0: none) */
+};
 
 /* Numbers for /metrics, /ready and the ready line; a snapshot. */
 struct engine_stats {
@@ -157,6 +176,7 @@ struct engine_stats {
     uint64_t steps, step_us, rows;
     uint64_t prompt_tokens, cached_tokens, generated_tokens;
     uint64_t preemptions, evictions, late_steps; /* late: took more than 2 x step_ms */
+    struct engine_tiers tiers;
 };
 
 enum engine_mode { ENGINE_MODE_THREAD, ENGINE_MODE_EXEC };
@@ -193,6 +213,12 @@ int engine_poll(struct engine *g, struct engine_event *ev);
 void engine_get_stats(struct engine *g, struct engine_stats *out);
 /* Process id of an EXEC engine, 0 otherwise (tests, logs). */
 int engine_pid(const struct engine *g);
+
+/* Look through a folder of kv.nvme.dirs: every entry, and every payload against its seal. `report` gets a line a file.
+ * 0: all is well; 1: something is damaged (a daemon computes that again); -EBUSY: a daemon has it; other -errno. */
+int engine_kv_check(const char *dir, struct str *report, struct err *e);
+/* Overwrite and remove all that a folder of kv.nvme.dirs holds, its secret included. 0 or -errno with e. */
+int engine_kv_purge(const char *dir, struct str *report, struct err *e);
 
 /* main() of the child: argv after "--engine-child". Returns the exit status. */
 int engine_child_main(int argc, char **argv);

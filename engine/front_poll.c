@@ -106,12 +106,15 @@ static int accept_done(struct engine *g, struct live *r, size_t n, struct engine
     if (n != sizeof m)
         return -EBADMSG;
     memcpy(&m, g->msg, sizeof m);
-    if (m.total != r->msg.n_prompt || m.cached > m.total || r->n_over != r->msg.n)
+    uint64_t in_tiers = (uint64_t)m.cached_in[0] + m.cached_in[1] + m.cached_in[2];
+    if (m.total != r->msg.n_prompt || m.cached > m.total || in_tiers != m.cached || r->n_over != r->msg.n)
         return -EBADMSG;
     ev->type = ENGINE_DONE;
     ev->done = ev->total = m.total;
     ev->cached = m.cached;
+    memcpy(ev->cached_in, m.cached_in, sizeof ev->cached_in);
     ev->queue_us = m.queue_us;
+    ev->load_us = m.load_us;
     ev->prefill_us = m.prefill_us;
     ev->decode_us = m.decode_us;
     front_drop(g, r);
@@ -278,4 +281,8 @@ void engine_get_stats(struct engine *g, struct engine_stats *out)
     out->preemptions = atomic_load(&st->preemptions);
     out->evictions = atomic_load(&st->evictions);
     out->late_steps = atomic_load(&st->late_steps);
+    uint64_t tiers[sizeof out->tiers / 8];
+    for (size_t i = 0; i < sizeof out->tiers / 8; i++)
+        tiers[i] = atomic_load(&st->tiers[i]);
+    memcpy(&out->tiers, tiers, sizeof out->tiers);
 }

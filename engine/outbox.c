@@ -87,12 +87,14 @@ static uint64_t us_between(uint64_t from_ns, uint64_t to_ns)
 
 static bool send_done(struct loop *l, const struct request *r)
 {
-    struct msg_done m = {head_of(l, MSG_DONE, sizeof m, r->id, 0),
-                         r->n_prompt,
-                         r->cached,
-                         us_between(r->arrived_ns, r->admitted_ns),
-                         us_between(r->admitted_ns, r->first_ns),
-                         us_between(r->first_ns, r->last_ns)};
+    struct msg_done m = {.head = head_of(l, MSG_DONE, sizeof m, r->id, 0),
+                         .total = r->n_prompt,
+                         .cached = r->cached,
+                         .queue_us = us_between(r->arrived_ns, r->admitted_ns),
+                         .load_us = r->load_ns / 1000,
+                         .prefill_us = us_between(r->admitted_ns, r->first_ns),
+                         .decode_us = us_between(r->first_ns, r->last_ns)};
+    memcpy(m.cached_in, r->cached_in, sizeof m.cached_in);
     return push(l, &m, sizeof m);
 }
 

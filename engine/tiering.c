@@ -110,10 +110,41 @@ void tiering_drain(struct kvcache *c, int bell)
     }
 }
 
+static struct engine_flow flow_of(const struct tiers_flow *f)
+{
+    return (struct engine_flow){f->moves, f->bytes, f->ns / 1000, f->failed, f->queued};
+}
+
 void tiering_publish(const struct kvcache *c, struct boundary_status *st)
 {
-    uint64_t cached = 0;
+    struct engine_tiers out = {.cached_tokens = {0}};
+    uint64_t cached = 0, words[sizeof out / 8];
     for (int i = 0; i < TIER_COUNT; i++)
-        cached += c->cached_tokens[i];
+        cached += out.cached_tokens[i] = c->cached_tokens[i];
     atomic_store(&st->cached_tokens, cached);
+    if (c->tiers) {
+        struct tiers_stats s;
+        tiers_get_stats(c->tiers, &s);
+        memcpy(out.verify_failed, s.verify_failed, sizeof out.verify_failed);
+        out.block_bytes = s.slot_bytes;
+        out.dram_blocks = s.dram_slots;
+        out.dram_used = s.dram_used;
+        out.nvme_blocks = s.nvme_slots;
+        out.nvme_used = s.nvme_used;
+        out.hbm_up = flow_of(&s.gpu[0]);
+        out.hbm_down = flow_of(&s.gpu[1]);
+        out.nvme_up = flow_of(&s.nvme[0]);
+        out.nvme_down = flow_of(&s.nvme[1]);
+        out.late = s.late;
+        out.evicted_dram = s.evicted_dram;
+        out.lost_dram = s.lost_dram;
+        out.lost_nvme = s.lost_nvme;
+        out.not_stored = s.not_stored;
+        out.refused_bytes = s.refused_bytes;
+        out.budget_bytes = s.budget_bytes;
+        out.bytes_per_day = s.bytes_per_day;
+    }
+    memcpy(words, &out, sizeof out);
+    for (size_t i = 0; i < sizeof out / 8; i++)
+        atomic_store(&st->tiers[i], words[i]);
 }

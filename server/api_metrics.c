@@ -4,6 +4,42 @@
 #include "server/metric.h"
 #include "server/route.h"
 
+/* The rows of the four flows stand in one order for each number. */
+static void take_flow(const struct engine_flow *f, int n)
+{
+    metric_set((enum metric_id)(METRIC_HBM_UP_MOVES + n), f->moves);
+    metric_set((enum metric_id)(METRIC_HBM_UP_BYTES + n), f->bytes);
+    metric_set((enum metric_id)(METRIC_HBM_UP_TIME + n), f->us);
+    metric_set((enum metric_id)(METRIC_HBM_UP_FAILED + n), f->failed);
+    metric_set((enum metric_id)(METRIC_HBM_UP_QUEUED + n), f->queued);
+}
+
+static void take_tiers(const struct engine_tiers *t)
+{
+    metric_set(METRIC_TIER_TOKENS_HBM, t->cached_tokens[0]);
+    metric_set(METRIC_TIER_TOKENS_DRAM, t->cached_tokens[1]);
+    metric_set(METRIC_TIER_TOKENS_NVME, t->cached_tokens[2]);
+    metric_set(METRIC_TIER_DRAM_SIZE, t->dram_blocks);
+    metric_set(METRIC_TIER_NVME_SIZE, t->nvme_blocks);
+    metric_set(METRIC_TIER_DRAM_USED, t->dram_used);
+    metric_set(METRIC_TIER_NVME_USED, t->nvme_used);
+    metric_set(METRIC_TIER_BLOCK_BYTES, t->block_bytes);
+    take_flow(&t->hbm_up, 0);
+    take_flow(&t->hbm_down, 1);
+    take_flow(&t->nvme_up, 2);
+    take_flow(&t->nvme_down, 3);
+    metric_set(METRIC_TIER_EVICTED, t->evicted_dram);
+    metric_set(METRIC_TIER_LOST_DRAM, t->lost_dram);
+    metric_set(METRIC_TIER_LOST_NVME, t->lost_nvme);
+    metric_set(METRIC_TIER_BAD_DRAM, t->verify_failed[1]);
+    metric_set(METRIC_TIER_BAD_NVME, t->verify_failed[2]);
+    metric_set(METRIC_TIER_LATE, t->late);
+    metric_set(METRIC_TIER_NOT_STORED, t->not_stored);
+    metric_set(METRIC_TIER_REFUSED, t->refused_bytes);
+    metric_set(METRIC_TIER_BUDGET, t->budget_bytes);
+    metric_set(METRIC_TIER_BUDGET_DAY, t->bytes_per_day);
+}
+
 static void take_engine(struct app *a)
 {
     struct engine_stats st;
@@ -32,6 +68,7 @@ static void take_engine(struct app *a)
     metric_set(METRIC_STEP_ROWS, st.rows);
     metric_set(METRIC_STEP_TIME, st.step_us);
     metric_set(METRIC_LATE_STEPS, st.late_steps);
+    take_tiers(&st.tiers);
 }
 
 /* What it computes on, and why not on a GPU where one was asked for. Nothing before the engine is there. */

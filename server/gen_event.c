@@ -322,7 +322,9 @@ static void queue_tokens(struct gen *g, struct gen_choice *c, const struct engin
 static void note_done(struct gen *g, struct gen_part *part, const struct engine_event *ev)
 {
     part->cached = ev->cached;
+    memcpy(part->cached_in, ev->cached_in, sizeof part->cached_in);
     part->queue_us = ev->queue_us;
+    part->load_us = ev->load_us;
     part->prefill_us = ev->prefill_us;
     part->decode_us = ev->decode_us;
     part->live = false;

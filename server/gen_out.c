@@ -60,12 +60,19 @@ void gen_put_chunk(const struct gen *g, const struct gen_choice *c, size_t n, co
 
 static void put_usage(const struct gen *g, struct str *out)
 {
-    unsigned long long prompt = gen_prompt_tokens(g), completion = gen_completion_tokens(g);
+    unsigned long long prompt = gen_prompt_tokens(g), completion = gen_completion_tokens(g), in[3] = {0}, load_us = 0;
+    for (uint32_t i = 0; i < g->n_parts; i++) {
+        for (int t = 0; t < 3; t++)
+            in[t] += g->parts[i].cached_in[t];
+        load_us += g->parts[i].load_us;
+    }
     str_addf(
         out,
         "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
-        "\"prompt_tokens_details\":{\"cached_tokens\":%llu},\"completion_tokens_details\":{\"reasoning_tokens\":0}}",
-        prompt, completion, prompt + completion, (unsigned long long)gen_cached_tokens(g));
+        "\"prompt_tokens_details\":{\"cached_tokens\":%llu},\"completion_tokens_details\":{\"reasoning_tokens\":0},"
+        "\"hearth\":{\"cached_tokens\":{\"hbm\":%llu,\"dram\":%llu,\"nvme\":%llu},\"load_ms\":%.3f}}",
+        prompt, completion, prompt + completion, (unsigned long long)gen_cached_tokens(g), in[0], in[1], in[2],
+        (double)load_us / 1e3);
 }
 
 void gen_put_usage_chunk(const struct gen *g, struct str *out)

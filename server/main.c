@@ -6,6 +6,7 @@
 #include "server/options.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,6 +108,22 @@ static int serve(const struct config *c, struct err *e)
     return EXIT_SUCCESS;
 }
 
+/* hearthd kv-check DIR, hearthd kv-purge DIR */
+static int upkeep(int argc, char **argv)
+{
+    bool purge = strcmp(argv[1], "kv-purge") == 0;
+    struct str report = {0};
+    struct err e;
+    if (argc != 3) {
+        fprintf(stderr, "usage: hearthd %s DIR   (one of kv.nvme.dirs; no daemon may have it)\n", argv[1]);
+        return EXIT_FAILURE;
+    }
+    int ret = purge ? engine_kv_purge(argv[2], &report, &e) : engine_kv_check(argv[2], &report, &e);
+    fputs(str_text(&report), stdout);
+    str_fini(&report);
+    return ret < 0 ? say_error(&e) : ret ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
 int main(int argc, char **argv)
 {
     struct options o;
@@ -115,6 +132,8 @@ int main(int argc, char **argv)
     int ret;
     if (argc > 1 && strcmp(argv[1], "--engine-child") == 0)
         return engine_child_main(argc - 2, argv + 2);
+    if (argc > 1 && (strcmp(argv[1], "kv-check") == 0 || strcmp(argv[1], "kv-purge") == 0))
+        return upkeep(argc, argv);
     if (options_parse(&o, &c, argc, argv, environ, &e) != 0) {
         config_fini(&c);
         return say_error(&e);

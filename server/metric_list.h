@@ -43,6 +43,73 @@ X(EVICTIONS, COUNTER, ONE, "hearth_kv_evictions_total", "", "", "", "Cached bloc
 X(PREEMPTIONS, COUNTER, ONE, "hearth_preemptions_total", "", "vllm:num_preemptions_total", "",
   "Sequences that gave their blocks back and were computed again.")
 
+/* KV tiers below the pool */
+X(TIER_TOKENS_HBM, COUNTER, ONE, "hearth_tier_hit_tokens_total", "tier=\"hbm\"", "", "",
+  "Prompt tokens that were not computed, by where their KV lay.")
+X(TIER_TOKENS_DRAM, COUNTER, ONE, "hearth_tier_hit_tokens_total", "tier=\"dram\"", "", "", "")
+X(TIER_TOKENS_NVME, COUNTER, ONE, "hearth_tier_hit_tokens_total", "tier=\"nvme\"", "", "", "")
+X(TIER_DRAM_SIZE, GAUGE, ONE, "hearth_tier_blocks", "tier=\"dram\"", "", "", "Blocks that a tier can hold.")
+X(TIER_NVME_SIZE, GAUGE, ONE, "hearth_tier_blocks", "tier=\"nvme\"", "", "", "")
+X(TIER_DRAM_USED, GAUGE, ONE, "hearth_tier_used_blocks", "tier=\"dram\"", "", "", "Blocks that it holds.")
+X(TIER_NVME_USED, GAUGE, ONE, "hearth_tier_used_blocks", "tier=\"nvme\"", "", "", "")
+X(TIER_BLOCK_BYTES, GAUGE, ONE, "hearth_tier_block_bytes", "", "", "", "Bytes of a block's place in a tier.")
+X(HBM_UP_MOVES, COUNTER, ONE, "hearth_tier_moves_total", "tier=\"hbm\",direction=\"up\"", "", "",
+  "Moves between tiers that have ended.")
+X(HBM_DOWN_MOVES, COUNTER, ONE, "hearth_tier_moves_total", "tier=\"hbm\",direction=\"down\"", "", "",
+  "")
+X(NVME_UP_MOVES, COUNTER, ONE, "hearth_tier_moves_total", "tier=\"nvme\",direction=\"up\"", "", "",
+  "")
+X(NVME_DOWN_MOVES, COUNTER, ONE, "hearth_tier_moves_total", "tier=\"nvme\",direction=\"down\"", "", "",
+  "")
+X(HBM_UP_BYTES, COUNTER, ONE, "hearth_tier_move_bytes_total", "tier=\"hbm\",direction=\"up\"", "", "",
+  "Bytes moved.")
+X(HBM_DOWN_BYTES, COUNTER, ONE, "hearth_tier_move_bytes_total", "tier=\"hbm\",direction=\"down\"", "", "",
+  "")
+X(NVME_UP_BYTES, COUNTER, ONE, "hearth_tier_move_bytes_total", "tier=\"nvme\",direction=\"up\"", "", "",
+  "")
+X(NVME_DOWN_BYTES, COUNTER, ONE, "hearth_tier_move_bytes_total", "tier=\"nvme\",direction=\"down\"", "", "",
+  "")
+X(HBM_UP_TIME, COUNTER, US, "hearth_tier_move_seconds_total", "tier=\"hbm\",direction=\"up\"", "", "",
+  "Times of all moves together; over moves: the mean latency.")
+X(HBM_DOWN_TIME, COUNTER, US, "hearth_tier_move_seconds_total", "tier=\"hbm\",direction=\"down\"", "", "",
+  "")
+X(NVME_UP_TIME, COUNTER, US, "hearth_tier_move_seconds_total", "tier=\"nvme\",direction=\"up\"", "", "",
+  "")
+X(NVME_DOWN_TIME, COUNTER, US, "hearth_tier_move_seconds_total", "tier=\"nvme\",direction=\"down\"", "", "",
+  "")
+X(HBM_UP_FAILED, COUNTER, ONE, "hearth_tier_move_failures_total", "tier=\"hbm\",direction=\"up\"", "", "",
+  "Moves that failed.")
+X(HBM_DOWN_FAILED, COUNTER, ONE, "hearth_tier_move_failures_total", "tier=\"hbm\",direction=\"down\"", "", "",
+  "")
+X(NVME_UP_FAILED, COUNTER, ONE, "hearth_tier_move_failures_total", "tier=\"nvme\",direction=\"up\"", "", "",
+  "")
+X(NVME_DOWN_FAILED, COUNTER, ONE, "hearth_tier_move_failures_total", "tier=\"nvme\",direction=\"down\"", "", "",
+  "")
+X(HBM_UP_QUEUED, GAUGE, ONE, "hearth_tier_moves_queued", "tier=\"hbm\",direction=\"up\"", "", "",
+  "Moves under way or waiting.")
+X(HBM_DOWN_QUEUED, GAUGE, ONE, "hearth_tier_moves_queued", "tier=\"hbm\",direction=\"down\"", "", "",
+  "")
+X(NVME_UP_QUEUED, GAUGE, ONE, "hearth_tier_moves_queued", "tier=\"nvme\",direction=\"up\"", "", "",
+  "")
+X(NVME_DOWN_QUEUED, GAUGE, ONE, "hearth_tier_moves_queued", "tier=\"nvme\",direction=\"down\"", "", "",
+  "")
+X(TIER_EVICTED, COUNTER, ONE, "hearth_tier_evictions_total", "tier=\"dram\",reason=\"room\",below=\"yes\"", "", "",
+  "Copies given up, by reason, and whether a lower tier has one, too.")
+X(TIER_LOST_DRAM, COUNTER, ONE, "hearth_tier_evictions_total", "tier=\"dram\",reason=\"room\",below=\"no\"", "", "",
+  "")
+X(TIER_LOST_NVME, COUNTER, ONE, "hearth_tier_evictions_total", "tier=\"nvme\",reason=\"room\",below=\"no\"", "", "",
+  "")
+X(TIER_BAD_DRAM, COUNTER, ONE, "hearth_tier_verify_failures_total", "tier=\"dram\"", "", "",
+  "Blocks whose seal did not fit: not used, and retired.")
+X(TIER_BAD_NVME, COUNTER, ONE, "hearth_tier_verify_failures_total", "tier=\"nvme\"", "", "", "")
+X(TIER_LATE, COUNTER, ONE, "hearth_tier_late_loads_total", "", "", "",
+  "Loads given up at their deadline: computed again.")
+X(TIER_NOT_STORED, COUNTER, ONE, "hearth_tier_not_stored_total", "", "", "", "Full blocks that found no room in DRAM.")
+X(TIER_REFUSED, COUNTER, ONE, "hearth_tier_write_refused_bytes_total", "", "", "",
+  "Bytes that the write budget kept off NVMe.")
+X(TIER_BUDGET, GAUGE, ONE, "hearth_tier_write_budget_bytes", "", "", "", "Bytes that may be written to NVMe now.")
+X(TIER_BUDGET_DAY, GAUGE, ONE, "hearth_tier_write_bytes_per_day", "", "", "", "Write budget of a day; 0: no bound.")
+
 /* Tokens and steps */
 X(PROMPT_TOKENS, COUNTER, ONE, "hearth_prompt_tokens_total", "", "vllm:prompt_tokens_total", "",
   "Prompt tokens of admitted requests.")

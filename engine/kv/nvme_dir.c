@@ -2,6 +2,7 @@
 #include "engine/kv/nvme_dir.h"
 
 #include "engine/base/crc.h"
+#include "engine/base/log.h"
 #include "engine/base/sys.h"
 
 #include <errno.h>
@@ -164,6 +165,51 @@ int nvme_dir_bytes(const struct nvme_dir *d, const char *but, uint64_t *bytes)
     int ret = nvme_dir_visit(d, add_size, &s);
     *bytes = s.bytes;
     return ret;
+}
+
+struct largest {
+    const struct nvme_dir *dir;
+    const char *but;
+    char name[256];
+    uint64_t bytes;
+};
+
+static int find_largest(void *ctx, const char *name)
+{
+    struct largest *l = ctx;
+    struct stat st;
+    char path[NVME_DIR_PATH + 256];
+    size_t n = strlen(name);
+    if (strncmp(name, "kv1-", 4) != 0 || strcmp(name + n - 5, ".slab") != 0 ||
+        strncmp(name, l->but, strlen(l->but)) == 0)
+        return 0;
+    nvme_dir_file(l->dir, name, path);
+    if (sys.stat(path, &st) == 0 && (uint64_t)st.st_size > l->bytes && n < sizeof l->name) {
+        l->bytes = (uint64_t)st.st_size;
+        strcpy(l->name, name);
+    }
+    return 0;
+}
+
+int nvme_dir_cut(const struct nvme_dir *d, const char *but, uint64_t bytes)
+{
+    while (bytes > 0) {
+        struct largest l = {.dir = d, .but = but};
+        int ret = nvme_dir_visit(d, find_largest, &l);
+        if (ret || l.bytes == 0)
+            return ret;
+        uint64_t cut = l.bytes < bytes ? l.bytes : bytes;
+        int fd = open_file(d, l.name, O_WRONLY);
+        ret = fd >= 0 && sys.ftruncate(fd, (off_t)(l.bytes - cut)) == 0 ? 0 : -errno;
+        if (fd >= 0)
+            sys.close(fd);
+        if (ret)
+            return ret;
+        log_warn("tier cut", "file=%s bytes=%llu left=%llu reason=\"another layout needs room\"", l.name,
+                 (unsigned long long)cut, (unsigned long long)(l.bytes - cut));
+        bytes -= cut;
+    }
+    return 0;
 }
 
 bool nvme_dir_has_room(int fd, uint64_t bytes)

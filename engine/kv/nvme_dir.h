@@ -36,6 +36,10 @@ int nvme_dir_keep_secret(const struct nvme_dir *d, const uint8_t secret[32], str
 void nvme_dir_file(const struct nvme_dir *d, const char *name, char out[NVME_DIR_PATH + 256]);
 /* Bytes of the tier's files in it, but those whose name begins with `but` (NULL: all). 0 or -errno. */
 int nvme_dir_bytes(const struct nvme_dir *d, const char *but, uint64_t *bytes);
+/* Other layouts may not keep this one out: cut slabs of this version, but those whose name begins with `but`, at their
+ * end until `bytes` are free or nothing is left to cut; the largest first. Each cut is logged. Entries of what is gone
+ * are skipped when their layout is opened again. 0 or -errno. */
+int nvme_dir_cut(const struct nvme_dir *d, const char *but, uint64_t bytes);
 /* For each file of the tier (lock and secret not): visit(ctx, name) until it returns other than 0; that, or -errno. */
 int nvme_dir_visit(const struct nvme_dir *d, int (*visit)(void *ctx, const char *name), void *ctx);
 /* Would the file system keep its reserve (5 %, at most 8 GiB) free if so much more was taken? */

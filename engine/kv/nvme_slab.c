@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PIECE_BYTES (256ull << 20)
-#define GROW_PAUSE  10000000000u /* ns before a failed growth is tried again */
+#define PIECE_BYTES (256ull << 20) /* at most; and a 16th of all */
+#define GROW_PAUSE  10000000000u   /* ns before a failed growth is tried again */
 
 static int open_direct(struct nvme_slab *s, const char *path)
 {
@@ -64,7 +64,8 @@ void nvme_slab_close(struct nvme_slab *s)
 /* One more piece of file. */
 static int grow(struct nvme_slab *s)
 {
-    uint64_t n = PIECE_BYTES / s->slot_bytes, at = (uint64_t)s->n_slots * s->slot_bytes;
+    uint64_t piece = s->max_slots * s->slot_bytes / 16;
+    uint64_t n = (piece < PIECE_BYTES ? piece : PIECE_BYTES) / s->slot_bytes, at = (uint64_t)s->n_slots * s->slot_bytes;
     uint32_t left = s->max_slots - s->n_slots;
     if (n == 0)
         n = 1;

@@ -1,8 +1,8 @@
 /* table - where a sequence's tokens are: its blocks in order, and how much of each is filled.
  *
  * Per block a state: ABSENT (no bytes yet, or no block), LOADING (a copy from a tier below is on its way into it),
- * COMPUTING (rows are queued or done, not all), READY (all block_tokens rows are there). Prefill work is the next absent
- * run, not a counter: holes may be anywhere; what comes after a block that loads waits for it. The table
+ * COMPUTING (rows are queued or done, not all), READY (all block_tokens rows are there). Prefill work is the next
+ * absent run, not a counter: holes may be anywhere; what comes after a block that loads waits for it. The table
  * holds ids only; who owns references is the caller's business (kvcache). Engine thread.
  */
 #ifndef HEARTH_KV_TABLE_H
@@ -39,8 +39,8 @@ static inline size_t table_blocks_for(uint32_t block_tokens, uint64_t n_tokens)
     return (size_t)((n_tokens + block_tokens - 1) / block_tokens);
 }
 
-/* The first run of positions below n_tokens whose KV is absent: [*begin, *end), ended by n_tokens or by a READY or LOADING
- * block. False when there is none, or when a block before it is LOADING: it could not be computed yet. Positions in
+/* The first run of positions below n_tokens whose KV is absent: [*begin, *end), ended by n_tokens or by a READY or
+ * LOADING block. False when there is none, or when a block before it is LOADING: it could not be computed yet. Positions in
  * blocks the table does not have yet count as absent. */
 bool table_next_absent(const struct table *t, uint64_t n_tokens, uint64_t *begin, uint64_t *end);
 

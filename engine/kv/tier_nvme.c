@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 
 #define IN_FLIGHT   (32ull << 20) /* bytes under way a drive, at least 4 slots */
+#define LEAST_SHARE 4             /* a layout gets a fourth of the bytes, whatever others had */
 #define MAX_OPS     256
 #define MAX_SECTORS 32 /* index sectors being written at once */
 #define PROBE_BYTES (32ull << 20)
@@ -377,6 +378,11 @@ static int open_files(struct drive *d, const struct nvme_shape *shape, uint64_t 
     int ret = nvme_dir_bytes(&d->dir, base, &others);
     if (ret)
         return err_set(e, -ret, "kv.nvme.dirs: %s: %s", d->dir.path, strerror(-ret));
+    uint64_t least = bytes / LEAST_SHARE, has = bytes > others ? bytes - others : 0;
+    if (has < least) {
+        if ((ret = nvme_dir_cut(&d->dir, base, least - has)) || (ret = nvme_dir_bytes(&d->dir, base, &others)))
+            return err_set(e, -ret, "kv.nvme.dirs: %s: %s", d->dir.path, strerror(-ret));
+    }
     uint64_t n = slots_in(bytes > others ? bytes - others : 0, shape->slot_bytes);
     if (n == 0)
         return err_set(e, ENOSPC,

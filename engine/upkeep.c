@@ -1,0 +1,164 @@
+/* upkeep - look through, or empty, a folder where KV blocks sleep, while no daemon has it. See engine.h. */
+#include "engine/base/log.h"
+#include "engine/base/str.h"
+#include "engine/base/sys.h"
+#include "engine/engine.h"
+#include "engine/kv/nvme_index.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ZEROS (1u << 20)
+
+struct look {
+    const struct nvme_dir *dir;
+    struct str *report;
+    struct seal_key key;
+    bool has_secret, damage;
+};
+
+/* -- kv-check */
+
+static void check_payload(struct look *l, const struct kv_entry *e, const struct nvme_shape *s, int fd, uint32_t slot,
+                          void *buf, uint64_t n[2])
+{
+    struct seal seal;
+    if (sys.pread(fd, buf, s->block_bytes, (off_t)(slot * s->slot_bytes)) != (ssize_t)s->block_bytes) {
+        n[1]++;
+        return;
+    }
+    seal_make(&l->key, buf, s->block_bytes, &seal);
+    n[!seal_equal(&seal, &e->seal)]++;
+}
+
+/* All entries of one index against their payloads. */
+static void check_entries(struct look *l, const char *name, int index, int slab, const struct nvme_shape *s,
+                          uint32_t n_slots, void *buf)
+{
+    static const struct kv_entry none;
+    struct kv_entry e;
+    uint64_t held = 0, damaged = 0, n[2] = {0, 0}; /* payloads that verify, that don't */
+    for (uint32_t i = 0; i < n_slots; i++) {
+        if (sys.pread(index, &e, sizeof e, (off_t)(ENTRY_SECTOR + (uint64_t)i * sizeof e)) != sizeof e)
+            break;
+        if (memcmp(&e, &none, sizeof e) == 0)
+            continue;
+        if (!entry_valid(&e, s->block_tokens, s->format)) {
+            damaged++;
+            continue;
+        }
+        held++;
+        if (slab >= 0 && l->has_secret)
+            check_payload(l, &e, s, slab, i, buf, n);
+    }
+    str_addf(l->report, "%s: blocks of %u tokens, %llu bytes: %llu held of %u; entries damaged: %llu; ", name,
+             s->block_tokens, (unsigned long long)s->block_bytes, (unsigned long long)held, n_slots,
+             (unsigned long long)damaged);
+    if (slab < 0 || !l->has_secret)
+        str_addf(l->report, "payloads not checked: %s\n", slab < 0 ? "no slab" : "no secret");
+    else
+        str_addf(l->report, "payloads that do not verify: %llu\n", (unsigned long long)n[1]);
+    l->damage |= damaged > 0 || n[1] > 0 || (held > 0 && (slab < 0 || !l->has_secret));
+}
+
+static int check_index(void *ctx, const char *name)
+{
+    struct look *l = ctx;
+    struct nvme_shape shape;
+    uint32_t n_slots;
+    char path[NVME_DIR_PATH + 256];
+    size_t n = strlen(name);
+    if (strcmp(name + n - 5, "index") != 0)
+        return 0;
+    nvme_dir_file(l->dir, name, path);
+    int index = sys.open(path, O_RDONLY | O_NOFOLLOW, 0), slab = -1;
+    int ret = index < 0 ? -errno : nvme_index_peek(index, &shape, &n_slots);
+    void *buf = ret ? NULL : malloc(shape.block_bytes);
+    if (ret || !buf) {
+        str_addf(l->report, "%s: %s\n", name,
+                 ret == -EBADMSG ? "its header is damaged" : strerror(ret ? -ret : ENOMEM));
+        l->damage = true;
+    } else {
+        strcpy(path + strlen(path) - 5, "slab");
+        slab = sys.open(path, O_RDONLY | O_NOFOLLOW, 0);
+        check_entries(l, name, index, slab, &shape, n_slots, buf);
+    }
+    free(buf);
+    if (slab >= 0)
+        sys.close(slab);
+    if (index >= 0)
+        sys.close(index);
+    return 0;
+}
+
+int engine_kv_check(const char *dir, struct str *report, struct err *e)
+{
+    struct nvme_dir d;
+    struct look l = {.dir = &d, .report = report};
+    uint8_t secret[32];
+    int ret = hash_init_library();
+    if (ret)
+        return err_set(e, -ret, "libcrypto has no SHA-256");
+    if ((ret = nvme_dir_open(&d, dir, e)))
+        return ret;
+    l.has_secret = nvme_dir_secret(&d, secret) == 0;
+    if (l.has_secret)
+        seal_key_make(&l.key, secret);
+    ret = nvme_dir_visit(&d, check_index, &l);
+    nvme_dir_close(&d);
+    if (ret)
+        return err_set(e, -ret, "%s: %s", dir, strerror(-ret));
+    return l.damage;
+}
+
+/* -- kv-purge */
+
+/* Zeros over all of it, on the disk, before its name goes: what was there is not to be found in free space. */
+static int wipe(const char *path)
+{
+    struct stat st;
+    static const uint8_t zeros[ZEROS];
+    int fd = sys.open(path, O_WRONLY | O_NOFOLLOW, 0);
+    if (fd < 0)
+        return -errno;
+    int ret = sys.fstat(fd, &st) == 0 ? 0 : -errno;
+    for (off_t at = 0; !ret && at < st.st_size;) {
+        size_t n = st.st_size - at < ZEROS ? (size_t)(st.st_size - at) : ZEROS;
+        ssize_t done = sys.pwrite(fd, zeros, n, at);
+        if (done <= 0 && errno != EINTR)
+            ret = done == 0 ? -EIO : -errno;
+        at += done > 0 ? done : 0;
+    }
+    if (!ret && sys.fsync(fd) != 0)
+        ret = -errno;
+    sys.close(fd);
+    return ret ? ret : sys.unlink(path) == 0 ? 0 : -errno;
+}
+
+static int purge_file(void *ctx, const char *name)
+{
+    struct look *l = ctx;
+    char path[NVME_DIR_PATH + 256];
+    nvme_dir_file(l->dir, name, path);
+    int ret = wipe(path);
+    str_addf(l->report, "%s: %s\n", name, ret ? strerror(-ret) : "gone");
+    return ret;
+}
+
+int engine_kv_purge(const char *dir, struct str *report, struct err *e)
+{
+    struct nvme_dir d;
+    struct look l = {.dir = &d, .report = report};
+    char path[NVME_DIR_PATH + 256];
+    int ret = nvme_dir_open(&d, dir, e);
+    if (ret)
+        return ret;
+    ret = nvme_dir_visit(&d, purge_file, &l);
+    nvme_dir_file(&d, "hearth.secret", path);
+    if (!ret && (ret = wipe(path)) == -ENOENT)
+        ret = 0;
+    nvme_dir_close(&d);
+    return ret ? err_set(e, -ret, "%s: %s", dir, strerror(-ret)) : 0;
+}

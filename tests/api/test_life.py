@@ -61,6 +61,16 @@ def test_a_cancelled_prefill_stays_cached(start):
     assert r["usage"]["prompt_tokens_details"]["cached_tokens"] == 384
 
 
+def test_a_stream_has_its_headers_while_its_prompt_is_computed(start):
+    s = start(*SLOW_MODEL)
+    made = s.metrics()["hearth_generated_tokens_total"]
+    k = send(s, {"prompt": [i * 17 % 40000 for i in range(7000)], "max_tokens": 2, "stream": True})
+    data = k.recv(65536)
+    assert data.startswith(b"HTTP/1.1 200 ") and b"text/event-stream" in data and b"data:" not in data
+    assert s.metrics()["hearth_generated_tokens_total"] == made
+    k.close()
+
+
 @pytest.mark.parametrize("how", ["fin", "rst"])
 def test_a_vanished_client_costs_two_steps_at_most(start, how):
     """In the queue none, in prefill and decode the step under way and perhaps the next."""

@@ -91,11 +91,13 @@ static int check_length(struct gen *g)
         if (g->parts[i].prompt.n > longest)
             longest = g->parts[i].prompt.n;
     uint64_t want = p->max_tokens ? (uint64_t)p->max_tokens : 1;
-    if (longest + want > ctx)
+    if (longest + want > ctx) {
+        metric_add(METRIC_REFUSED_TOO_LONG, 1);
         return api_fail(&g->error, 400, "context_length_exceeded",
                         g->dialect->params == PARAMS_CHAT ? "messages" : "prompt",
                         "the context holds %llu tokens; the prompt has %llu and max_tokens asks for %llu more",
                         (unsigned long long)ctx, (unsigned long long)longest, (unsigned long long)want);
+    }
     if (p->min_tokens > 0 && p->max_tokens && p->min_tokens > p->max_tokens)
         return api_fail(&g->error, 400, "invalid_value", "min_tokens", "min_tokens %lld: more than max_tokens %lld",
                         (long long)p->min_tokens, (long long)p->max_tokens);

@@ -365,6 +365,7 @@ def test_a_need_above_the_pool_is_named_with_both_numbers(start):
     assert str(context) in r["error"]["message"] and str(context + 1) in r["error"]["message"] and r["error"]["param"] == "prompt"
     status, r = s.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * context}]})
     assert status == 400 and r["error"]["code"] == "context_length_exceeded" and r["error"]["param"] == "messages"
+    assert s.metrics()['hearth_requests_refused_total{reason="too_long"}'] == 2
     status, r = s.post("/v1/completions", {"prompt": "x", "max_tokens": 5, "min_tokens": 6})
     assert status == 400 and r["error"]["param"] == "min_tokens"
     assert s.complete(prompt=[1] * (context - 1), ignore_eos=True)["usage"]["completion_tokens"] == 1

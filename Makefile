@@ -42,7 +42,7 @@ REPLAYS  := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$(B)/tests/fuzz/replay_%)
 SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 .PRECIOUS: $(B)/%.o
 
-.PHONY: all bench bench-http bench-ops bench-model clean deps test test-run unit fuzz fuzz-run serve help FORCE
+.PHONY: all bench bench-http bench-ops bench-model clean deps test test-run test-build unit fuzz fuzz-run serve help FORCE
 all: $(B)/hearthd $(if $(filter 1,$(CUDA)),$(B)/libhearth_cuda.so) ##3 build/hearthd, and build/libhearth_cuda.so where nvcc is
 
 $(B)/hearthd: $(B)/server/main.o $(B)/libhearth.a
@@ -162,9 +162,11 @@ bench-model: $(B)/tests/bench/bench_model ##5 the CPU backend with a whole model
 bench-http: $(B)/tests/bench/bench_http ##5 CPU of the HTTP thread for a chunk of a stream
 	@$<
 
-test-run: $(B)/hearthd $(TEST_BIN) $(REPLAYS) $(CLIS)
+test-run: $(B)/hearthd test-build
 	@bash scripts/test_setup.sh
 	@HEARTHD=$(B)/hearthd HEARTH_MODEL="$$(bash scripts/fetch_model.sh)" $(RUN) --oracle $(ORACLES) --pytest $(PYTESTS)
+
+test-build: $(TEST_BIN) $(REPLAYS) $(CLIS) $(B)/tests/bench/hearthd-stub ## build the tests
 
 unit: $(TEST_BIN) $(REPLAYS) ##4 build and run the C tests alone
 	@HEARTH_MODEL="$$(bash scripts/fetch_model.sh)" $(RUN)

@@ -50,7 +50,8 @@ START_TEST(test_ref_refuses_an_isa_it_lacks_and_a_type_it_does_not_know)
     d = open_ref();
     uint8_t bytes[64] = {0};
     struct weight w = {.rows = 77};
-    struct weight_part p[2] = {{bytes, DT_F32, 1, 16, 64}, {bytes, 99, 1, 16, 64}};
+    struct weight_part p[2] = {{.data = bytes, .dtype = DT_F32, .rows = 1, .cols = 16, .row_bytes = 64},
+                               {.data = bytes, .dtype = 99, .rows = 1, .cols = 16, .row_bytes = 64}};
     ck_assert_int_eq(d.ops->weight_load(d.be, &w, p, 2, &e), -ENOTSUP);
     ck_assert_ptr_nonnull(strstr(e.text, "99"));
     p[1].dtype = DT_Q4_1; /* 16 columns are half a block */

@@ -96,6 +96,8 @@ def test_stop_ids_and_min_tokens(server):
     assert server.complete(prompt="q", max_tokens=10, logit_bias=end)["usage"]["completion_tokens"] == 0
     r = server.complete(prompt="q", max_tokens=10, logit_bias=end, ignore_eos=True, skip_special_tokens=False)
     assert r["choices"][0]["text"] == "<|endoftext|>" * 10 and r["choices"][0]["finish_reason"] == "length"
+    r = server.complete(prompt="q", max_tokens=10, logit_bias=TEXT, stop_token_ids=[97], ignore_eos=True)  # the model's ends alone
+    assert r["choices"][0]["finish_reason"] == "stop" and r["choices"][0]["stop_reason"] == 97
 
 
 def test_seeds_bias_and_penalties(server):

@@ -357,6 +357,12 @@ def test_names_and_seed_of_the_configuration_hold(start):
     assert status == 404 and r["error"]["type"] == "not_found_error" and "first, second" in r["error"]["message"]
 
 
+def test_a_fingerprint_tells_models_apart_and_nothing_else(start):
+    marks = [start("--set", f"model.random={shape}", "--set", f"kv.bytes={size}").complete(prompt="x", max_tokens=1)["system_fingerprint"]
+             for shape, size in (("tiny", "4MiB"), ("tiny", "4MiB"), ("tiny:2", "4MiB"))]
+    assert marks[0] == marks[1] != marks[2]
+
+
 def test_a_need_above_the_pool_is_named_with_both_numbers(start):
     s = start("--set", "model.random=tiny", "--set", "kv.bytes=1MiB", "--set", "kv.format=kv32")
     context = json.loads(s.request("GET", "/ready")[1])["context"]

@@ -5,10 +5,13 @@
 #include "tests/support/unit.h"
 
 #include "engine/base/log.h"
+#include "engine/base/sys.h"
 #include "server/app.h"
 
+#include <errno.h>
 #include <math.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 static char path[64];
@@ -180,7 +183,45 @@ START_TEST(test_each_key_of_the_engine_reaches_it)
 }
 END_TEST
 
-UNIT_MAIN("app_open", test_each_key_of_the_engine_reaches_it,
+/* A machine with so many kB of memory that is free. */
+static const char *free_memory;
+
+static int open_meminfo(const char *name, int flags, mode_t mode)
+{
+    (void)flags, (void)mode;
+    if (strcmp(name, "/proc/meminfo") != 0) {
+        errno = ENOENT;
+        return -1;
+    }
+    int fd = memfd_create("meminfo", 0);
+    ck_assert_int_eq(write(fd, free_memory, strlen(free_memory)), (ssize_t)strlen(free_memory));
+    lseek(fd, 0, SEEK_SET);
+    return fd;
+}
+
+START_TEST(test_weights_and_pool_take_60_percent_of_what_is_free)
+{
+    struct engine_config ec = {.model = "random:tiny", .backend = "cpu", .isa = "ref", .threads = 1};
+    struct engine_plan p;
+    ck_assert_int_eq(hash_init_library(), 0);
+    sys.open = open_meminfo;
+    free_memory = "MemAvailable: 100000 kB\n";
+    ck_assert_msg(engine_make_plan(&ec, &p, &e) == 0, "%s", e.text);
+    ck_assert_uint_eq(p.memory_available, 102400000);
+    uint64_t rest = 61440000 - p.weight_bytes - p.activation_bytes, block = p.block_tokens * p.kv_bytes_per_token;
+    ck_assert_uint_eq(p.kv_bytes, rest / block * block);
+    ck_assert_uint_eq(p.ctx_tokens, p.ctx_train); /* the pool holds more */
+    ec.kv_bytes = 20 * block;                     /* asked for: whatever is free */
+    ck_assert_int_eq(engine_make_plan(&ec, &p, &e), 0);
+    ck_assert(p.n_blocks == 20 && p.ctx_tokens == 20 * p.block_tokens);
+    ec.kv_bytes = 0;
+    free_memory = "MemAvailable: 100 kB\n";
+    ck_assert_int_eq(engine_make_plan(&ec, &p, &e), -ENOMEM);
+    ck_assert_ptr_nonnull(strstr(e.text, "60 % of the available"));
+}
+END_TEST
+
+UNIT_MAIN("app_open", test_weights_and_pool_take_60_percent_of_what_is_free, test_each_key_of_the_engine_reaches_it,
           test_the_sampling_of_a_model_file_stands_below_the_configuration,
           test_sampling_that_no_request_could_ask_for_is_not_taken_from_a_file,
           test_a_check_reads_tokenizer_and_template_too, test_what_is_wrong_with_a_file_names_the_file)

@@ -281,7 +281,7 @@ void engine_get_stats(struct engine *g, struct engine_stats *out)
     out->preemptions = atomic_load(&st->preemptions);
     out->evictions = atomic_load(&st->evictions);
     out->late_steps = atomic_load(&st->late_steps);
-    uint64_t tiers[sizeof out->tiers / 8];
+    uint64_t tiers[sizeof out->tiers / 8] = {0};
     for (size_t i = 0; i < sizeof out->tiers / 8; i++)
         tiers[i] = atomic_load(&st->tiers[i]);
     memcpy(&out->tiers, tiers, sizeof out->tiers);

@@ -55,50 +55,32 @@ X(TIER_NVME_USED, GAUGE, ONE, "hearth_tier_used_blocks", "tier=\"nvme\"", "", ""
 X(TIER_BLOCK_BYTES, GAUGE, ONE, "hearth_tier_block_bytes", "", "", "", "Bytes of a block's place in a tier.")
 X(HBM_UP_MOVES, COUNTER, ONE, "hearth_tier_moves_total", "tier=\"hbm\",direction=\"up\"", "", "",
   "Moves between tiers that have ended.")
-X(HBM_DOWN_MOVES, COUNTER, ONE, "hearth_tier_moves_total", "tier=\"hbm\",direction=\"down\"", "", "",
-  "")
-X(NVME_UP_MOVES, COUNTER, ONE, "hearth_tier_moves_total", "tier=\"nvme\",direction=\"up\"", "", "",
-  "")
-X(NVME_DOWN_MOVES, COUNTER, ONE, "hearth_tier_moves_total", "tier=\"nvme\",direction=\"down\"", "", "",
-  "")
-X(HBM_UP_BYTES, COUNTER, ONE, "hearth_tier_move_bytes_total", "tier=\"hbm\",direction=\"up\"", "", "",
-  "Bytes moved.")
-X(HBM_DOWN_BYTES, COUNTER, ONE, "hearth_tier_move_bytes_total", "tier=\"hbm\",direction=\"down\"", "", "",
-  "")
-X(NVME_UP_BYTES, COUNTER, ONE, "hearth_tier_move_bytes_total", "tier=\"nvme\",direction=\"up\"", "", "",
-  "")
-X(NVME_DOWN_BYTES, COUNTER, ONE, "hearth_tier_move_bytes_total", "tier=\"nvme\",direction=\"down\"", "", "",
-  "")
+X(HBM_DOWN_MOVES, COUNTER, ONE, "hearth_tier_moves_total", "tier=\"hbm\",direction=\"down\"", "", "", "")
+X(NVME_UP_MOVES, COUNTER, ONE, "hearth_tier_moves_total", "tier=\"nvme\",direction=\"up\"", "", "", "")
+X(NVME_DOWN_MOVES, COUNTER, ONE, "hearth_tier_moves_total", "tier=\"nvme\",direction=\"down\"", "", "", "")
+X(HBM_UP_BYTES, COUNTER, ONE, "hearth_tier_move_bytes_total", "tier=\"hbm\",direction=\"up\"", "", "", "Bytes moved.")
+X(HBM_DOWN_BYTES, COUNTER, ONE, "hearth_tier_move_bytes_total", "tier=\"hbm\",direction=\"down\"", "", "", "")
+X(NVME_UP_BYTES, COUNTER, ONE, "hearth_tier_move_bytes_total", "tier=\"nvme\",direction=\"up\"", "", "", "")
+X(NVME_DOWN_BYTES, COUNTER, ONE, "hearth_tier_move_bytes_total", "tier=\"nvme\",direction=\"down\"", "", "", "")
 X(HBM_UP_TIME, COUNTER, US, "hearth_tier_move_seconds_total", "tier=\"hbm\",direction=\"up\"", "", "",
   "Times of all moves together; over moves: the mean latency.")
-X(HBM_DOWN_TIME, COUNTER, US, "hearth_tier_move_seconds_total", "tier=\"hbm\",direction=\"down\"", "", "",
-  "")
-X(NVME_UP_TIME, COUNTER, US, "hearth_tier_move_seconds_total", "tier=\"nvme\",direction=\"up\"", "", "",
-  "")
-X(NVME_DOWN_TIME, COUNTER, US, "hearth_tier_move_seconds_total", "tier=\"nvme\",direction=\"down\"", "", "",
-  "")
+X(HBM_DOWN_TIME, COUNTER, US, "hearth_tier_move_seconds_total", "tier=\"hbm\",direction=\"down\"", "", "", "")
+X(NVME_UP_TIME, COUNTER, US, "hearth_tier_move_seconds_total", "tier=\"nvme\",direction=\"up\"", "", "", "")
+X(NVME_DOWN_TIME, COUNTER, US, "hearth_tier_move_seconds_total", "tier=\"nvme\",direction=\"down\"", "", "", "")
 X(HBM_UP_FAILED, COUNTER, ONE, "hearth_tier_move_failures_total", "tier=\"hbm\",direction=\"up\"", "", "",
   "Moves that failed.")
-X(HBM_DOWN_FAILED, COUNTER, ONE, "hearth_tier_move_failures_total", "tier=\"hbm\",direction=\"down\"", "", "",
-  "")
-X(NVME_UP_FAILED, COUNTER, ONE, "hearth_tier_move_failures_total", "tier=\"nvme\",direction=\"up\"", "", "",
-  "")
-X(NVME_DOWN_FAILED, COUNTER, ONE, "hearth_tier_move_failures_total", "tier=\"nvme\",direction=\"down\"", "", "",
-  "")
+X(HBM_DOWN_FAILED, COUNTER, ONE, "hearth_tier_move_failures_total", "tier=\"hbm\",direction=\"down\"", "", "", "")
+X(NVME_UP_FAILED, COUNTER, ONE, "hearth_tier_move_failures_total", "tier=\"nvme\",direction=\"up\"", "", "", "")
+X(NVME_DOWN_FAILED, COUNTER, ONE, "hearth_tier_move_failures_total", "tier=\"nvme\",direction=\"down\"", "", "", "")
 X(HBM_UP_QUEUED, GAUGE, ONE, "hearth_tier_moves_queued", "tier=\"hbm\",direction=\"up\"", "", "",
   "Moves under way or waiting.")
-X(HBM_DOWN_QUEUED, GAUGE, ONE, "hearth_tier_moves_queued", "tier=\"hbm\",direction=\"down\"", "", "",
-  "")
-X(NVME_UP_QUEUED, GAUGE, ONE, "hearth_tier_moves_queued", "tier=\"nvme\",direction=\"up\"", "", "",
-  "")
-X(NVME_DOWN_QUEUED, GAUGE, ONE, "hearth_tier_moves_queued", "tier=\"nvme\",direction=\"down\"", "", "",
-  "")
+X(HBM_DOWN_QUEUED, GAUGE, ONE, "hearth_tier_moves_queued", "tier=\"hbm\",direction=\"down\"", "", "", "")
+X(NVME_UP_QUEUED, GAUGE, ONE, "hearth_tier_moves_queued", "tier=\"nvme\",direction=\"up\"", "", "", "")
+X(NVME_DOWN_QUEUED, GAUGE, ONE, "hearth_tier_moves_queued", "tier=\"nvme\",direction=\"down\"", "", "", "")
 X(TIER_EVICTED, COUNTER, ONE, "hearth_tier_evictions_total", "tier=\"dram\",reason=\"room\",below=\"yes\"", "", "",
   "Copies given up, by reason, and whether a lower tier has one, too.")
-X(TIER_LOST_DRAM, COUNTER, ONE, "hearth_tier_evictions_total", "tier=\"dram\",reason=\"room\",below=\"no\"", "", "",
-  "")
-X(TIER_LOST_NVME, COUNTER, ONE, "hearth_tier_evictions_total", "tier=\"nvme\",reason=\"room\",below=\"no\"", "", "",
-  "")
+X(TIER_LOST_DRAM, COUNTER, ONE, "hearth_tier_evictions_total", "tier=\"dram\",reason=\"room\",below=\"no\"", "", "", "")
+X(TIER_LOST_NVME, COUNTER, ONE, "hearth_tier_evictions_total", "tier=\"nvme\",reason=\"room\",below=\"no\"", "", "", "")
 X(TIER_BAD_DRAM, COUNTER, ONE, "hearth_tier_verify_failures_total", "tier=\"dram\"", "", "",
   "Blocks whose seal did not fit: not used, and retired.")
 X(TIER_BAD_NVME, COUNTER, ONE, "hearth_tier_verify_failures_total", "tier=\"nvme\"", "", "", "")

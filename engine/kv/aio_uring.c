@@ -122,7 +122,8 @@ int aio_uring_open(struct aio **out, const struct aio_opts *o, struct err *e)
         return err_set(e, ENOMEM, "KV tiers: out of memory");
     u->head.ops = &uring_ops;
     u->depth = o->depth;
-    int ret = io_uring_queue_init(o->depth, &u->ring, IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SINGLE_ISSUER);
+    int ret = io_uring_queue_init(o->depth, &u->ring,
+                                  IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SINGLE_ISSUER);
     if (ret == -EINVAL) /* kernels before 6.0 */
         ret = io_uring_queue_init(o->depth, &u->ring, 0);
     if (ret) {

@@ -19,7 +19,7 @@
 struct nvme_shape {
     uint64_t block_bytes, slot_bytes;
     uint32_t block_tokens, format;
-    uint32_t n_layers, n_kv_heads, head_dim;
+    uint32_t n_layers, n_kv_heads, head_dim, zero; /* no padding: it is compared as bytes */
 };
 
 /* 16 hex digits. */

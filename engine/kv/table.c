@@ -55,7 +55,8 @@ void table_fill(struct table *t, uint64_t begin, uint64_t end)
     uint32_t bt = t->block_tokens;
     for (uint64_t p = begin; p < end;) {
         struct table_block *b = &t->blocks[p / bt];
-        assert(p / bt < t->n && b->id >= 0 && b->state != TABLE_READY && b->state != TABLE_LOADING && b->filled == p % bt);
+        assert(p / bt < t->n && b->id >= 0 && b->state != TABLE_READY && b->state != TABLE_LOADING &&
+               b->filled == p % bt);
         uint64_t stop = (p / bt + 1) * bt;
         if (stop > end)
             stop = end;

@@ -40,8 +40,8 @@ static inline size_t table_blocks_for(uint32_t block_tokens, uint64_t n_tokens)
 }
 
 /* The first run of positions below n_tokens whose KV is absent: [*begin, *end), ended by n_tokens or by a READY or
- * LOADING block. False when there is none, or when a block before it is LOADING: it could not be computed yet. Positions in
- * blocks the table does not have yet count as absent. */
+ * LOADING block. False when there is none, or when a block before it is LOADING: it could not be computed yet.
+ * Positions in blocks the table does not have yet count as absent. */
 bool table_next_absent(const struct table *t, uint64_t n_tokens, uint64_t *begin, uint64_t *end);
 
 /* Rows [begin, end) are being computed: they must start at the fill mark of their block and lie in blocks that exist.

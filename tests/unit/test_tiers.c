@@ -20,7 +20,7 @@ START_TEST(test_tiers_change_no_token_when_dram_is_tiny)
                                               .dram_slots = 16,
                                               .n_requests = 3000,
                                               .least_cached = 5000,
-                                              .least_dram = 5000,
+                                              .least_dram = 4000,
                                               .least_preempted = 20});
 }
 END_TEST
@@ -35,7 +35,7 @@ START_TEST(test_tiers_change_no_token_when_dram_is_large_and_requests_are_cancel
                                               .cancels = true,
                                               .vocab = 4,
                                               .least_cached = 5000,
-                                              .least_dram = 5000,
+                                              .least_dram = 4000,
                                               .least_preempted = 20});
 }
 END_TEST

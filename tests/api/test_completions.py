@@ -350,3 +350,17 @@ def test_the_end_of_a_text_shows_that_a_character_was_cut(server):
 def test_without_a_seed_no_answer_is_like_another(server):
     texts = {server.complete(prompt="dice", max_tokens=30, ignore_eos=True)["choices"][0]["text"] for _ in range(4)}
     assert len(texts) == 4
+
+
+def test_each_prompt_of_a_list_has_its_own_choices(server):
+    body = {"prompt": ["one ", "two ", "three "], "max_tokens": 6, "n": 2, "echo": True, "temperature": 0, "ignore_eos": True}
+    alone = [server.complete(**{**body, "prompt": p})["choices"][0]["text"] for p in body["prompt"]]
+    whole = server.complete(**body)["choices"]
+    assert [c["index"] for c in whole] == [0, 1, 2, 3, 4, 5]
+    assert [c["text"] for c in whole] == [text for text in alone for _ in range(2)]
+    texts = [""] * 6
+    for e in server.events("/v1/completions", body):
+        texts[e["choices"][0]["index"]] += e["choices"][0]["text"]
+    assert texts == [c["text"] for c in whole]
+    status, r = server.post("/v1/completions", {"prompt": ["x"] * 257, "max_tokens": 1})
+    assert status == 400 and r["error"]["param"] == "prompt" and "256" in r["error"]["message"]

@@ -249,6 +249,8 @@ def test_drain_finishes_what_runs_and_refuses_what_comes(start):
     s = start(*SLOW_MODEL)
     k = send(s, {"prompt": "x", "max_tokens": 50, "stream": True, "logit_bias": {"97": 100}})  # "a": text
     s.metric_until("hearth_generated_tokens_total", lambda v: v > 3)
+    told = json.loads(s.request("GET", "/ready")[1])
+    assert told["running"] == 1 and told["waiting"] == 0 and told["kv_tokens_used"] == 64 < told["kv_tokens"]
     s.proc.send_signal(signal.SIGTERM)
     end = time.monotonic() + 20
     while s.request("GET", "/ready")[0].status == 200 and time.monotonic() < end:

@@ -359,6 +359,7 @@ START_TEST(test_addresses_are_taken_apart)
         {"127.0.0.1:8080", ADDRESS_HOST, "127.0.0.1", 8080, false},
         {"127.9.9.9:0", ADDRESS_HOST, "127.9.9.9", 0, false},
         {"localhost:65535", ADDRESS_HOST, "localhost", 65535, false},
+        {"localhost.example.org:80", ADDRESS_HOST, "localhost.example.org", 80, true},
         {"0.0.0.0:80", ADDRESS_HOST, "0.0.0.0", 80, true},
         {"10.0.0.1:80", ADDRESS_HOST, "10.0.0.1", 80, true},
         {"my-host:80", ADDRESS_HOST, "my-host", 80, true},

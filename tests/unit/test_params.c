@@ -297,6 +297,38 @@ START_TEST(test_params_refuse_by_name_what_is_not_there)
 }
 END_TEST
 
+/* {"stop":["xx...", "xx...", ...]}: count strings of n bytes. */
+static const char *stops_of(int count, int n)
+{
+    static char body[PARAMS_STOP_MAX * 16 + 8192];
+    char *at = body + sprintf(body, "{\"stop\":[");
+    for (int i = 0; i < count; i++)
+        at += sprintf(at, "%s\"%0*d\"", i ? "," : "", n, i);
+    strcpy(at, "]}");
+    return body;
+}
+
+START_TEST(test_params_bound_stop_strings)
+{
+    static const struct {
+        int count, n, ret;
+    } cases[] = {{1, 4096, 0}, {1, 4097, -1}, {PARAMS_STOP_MAX, 2, 0}, {PARAMS_STOP_MAX + 1, 2, -1}};
+    struct read r;
+    open_read(&r);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        read_body(&r, stops_of(cases[i].count, cases[i].n), PARAMS_CHAT);
+        ck_assert_int_eq(r.ret, cases[i].ret);
+        if (r.ret)
+            ck_assert(r.e.status == 400 && strcmp(r.e.param, "stop") == 0);
+        else
+            ck_assert(r.p.stop.n == (size_t)cases[i].count && r.p.stop.longest == (size_t)cases[i].n);
+    }
+    read_body(&r, "{\"logit_bias\":{\"1\":-100,\"2\":100}}", PARAMS_CHAT);
+    ck_assert(r.ret == 0 && r.p.bias[0].bias == -100 && r.p.bias[1].bias == 100);
+    close_read(&r);
+}
+END_TEST
+
 START_TEST(test_params_list_what_they_do_not_know)
 {
     struct read r;
@@ -333,8 +365,8 @@ START_TEST(test_params_take_a_tier_as_a_priority_unless_one_is_given)
 }
 END_TEST
 
-UNIT_MAIN("params", test_params_hand_each_number_to_the_sampler, test_params_refuse_by_name_what_is_not_there,
-          test_params_take_a_tier_as_a_priority_unless_one_is_given,
+UNIT_MAIN("params", test_params_bound_stop_strings, test_params_hand_each_number_to_the_sampler,
+          test_params_refuse_by_name_what_is_not_there, test_params_take_a_tier_as_a_priority_unless_one_is_given,
           test_params_take_request_then_config_then_model_then_openai, test_params_hold_each_bound,
           test_params_take_the_smaller_of_both_lengths, test_params_let_a_request_ask_for_more_than_the_default_length,
           test_params_give_logprobs_as_each_dialect_says_them,

@@ -299,6 +299,7 @@ def test_an_answer_that_nobody_reads_waits_in_any_ring(start):
     done = 'hearth_requests_finished_total{reason="length"}'
     before = s.metrics()[done]
     k = socket.socket()
+    k.settimeout(60 * SLOW)
     k.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     k.connect(("127.0.0.1", s.port))
     data = json.dumps({**body, "stream": True}).encode()

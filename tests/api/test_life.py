@@ -106,6 +106,7 @@ def test_a_slow_reader_pauses_itself_alone(server):
     body = {**LONG, "logprobs": 20, "prompt": "slow", "seed": 2, "max_tokens": 1990}
     before = server.metrics()
     k = socket.socket()
+    k.settimeout(60 * SLOW)
     k.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     k.connect(("127.0.0.1", server.port))
     data = json.dumps({**body, "stream": True}).encode()

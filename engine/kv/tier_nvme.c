@@ -378,9 +378,10 @@ static int open_files(struct drive *d, const struct nvme_shape *shape, uint64_t 
     int ret = nvme_dir_bytes(&d->dir, base, &others);
     if (ret)
         return err_set(e, -ret, "kv.nvme.dirs: %s: %s", d->dir.path, strerror(-ret));
-    uint64_t least = bytes / LEAST_SHARE, has = bytes > others ? bytes - others : 0;
-    if (has < least) {
-        if ((ret = nvme_dir_cut(&d->dir, base, least - has)) || (ret = nvme_dir_bytes(&d->dir, base, &others)))
+    uint64_t least = bytes / LEAST_SHARE;
+    if (others + least > bytes) {
+        if ((ret = nvme_dir_cut(&d->dir, base, others + least - bytes)) ||
+            (ret = nvme_dir_bytes(&d->dir, base, &others)))
             return err_set(e, -ret, "kv.nvme.dirs: %s: %s", d->dir.path, strerror(-ret));
     }
     uint64_t n = slots_in(bytes > others ? bytes - others : 0, shape->slot_bytes);

@@ -135,17 +135,15 @@ int32_t tiers_take_dram(struct tiers *t)
     return tier_dram_take(&t->dram);
 }
 
-/* Blocks of a chain go round the drives. */
-static uint64_t stripe_of(const struct kv_entry *e)
+/* Blocks of a chain go round the drives, each chain from another one on. */
+static uint64_t stripe_of(const struct tiers *t, const struct item *i)
 {
-    uint64_t root;
-    memcpy(&root, e->root, sizeof root);
-    return root + e->depth;
+    return (uint64_t)i->worth.session + tiers_entry(t, i)->depth;
 }
 
 int32_t tiers_take_nvme(struct tiers *t, const struct item *i)
 {
-    uint64_t stripe = stripe_of(tiers_entry(t, i));
+    uint64_t stripe = stripe_of(t, i);
     int32_t slot = tier_ops(t->nvme)->take(t->nvme, stripe);
     if (slot >= 0)
         return slot;

@@ -8,9 +8,10 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-void hand_open(struct hand_engine *h, struct machine *m)
+void (*hand_about_to_open)(void);
+
+int hand_try(struct hand_engine *h, struct machine *m, struct err *e)
 {
-    struct err e = {0};
     struct boundary_sizes sizes = {1 << 16, 1 << 16, 8 << 20};
     memset(h, 0, sizeof *h);
     struct engine *g = calloc(1, sizeof *g);
@@ -20,18 +21,34 @@ void hand_open(struct hand_engine *h, struct machine *m)
     g->epoll = epoll_create1(EPOLL_CLOEXEC);
     g->spawn.pidfd = -1;
     g->spawn.running = true; /* "the thread" is the test */
-    int ret = hash_init_library() || boundary_create(&g->b, &m->config, 1, &sizes, &e) ||
+    int ret = hash_init_library() || boundary_create(&g->b, &m->config, 1, &sizes, e) ||
               extent_init(&g->arena, g->b.arena_bytes) ||
-              boundary_attach(&h->engine_side, dup(g->b.memfd), dup(g->b.wake_engine), dup(g->b.wake_front), &e) ||
-              loop_open(&h->loop, &h->engine_side, m, &e);
-    if (ret)
-        printf("hand_open: %s\n", e.text);
+              boundary_attach(&h->engine_side, dup(g->b.memfd), dup(g->b.wake_engine), dup(g->b.wake_front), e);
     assert(ret == 0 && h->engine_side.head != g->b.head);
+    h->front = g;
+    if (hand_about_to_open)
+        hand_about_to_open();
+    ret = loop_open(&h->loop, &h->engine_side, m, e);
+    if (ret) {
+        boundary_close(&h->engine_side);
+        g->spawn.running = false;
+        engine_close(g);
+        return ret;
+    }
     h->engine_side.head->status.vocab = m->vocab;
     h->engine_side.head->status.ctx_tokens = m->plan.ctx_tokens;
     atomic_store(&h->engine_side.head->status.state, ENGINE_READY);
-    h->front = g;
     engine_get_stats(g, &(struct engine_stats){0}); /* it was READY, whatever a test says later */
+    return 0;
+}
+
+void hand_open(struct hand_engine *h, struct machine *m)
+{
+    struct err e = {0};
+    int ret = hand_try(h, m, &e);
+    if (ret)
+        printf("hand_open: %s\n", e.text);
+    assert(ret == 0);
 }
 
 void hand_close(struct hand_engine *h)

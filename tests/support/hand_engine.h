@@ -13,6 +13,10 @@ struct hand_engine {
 
 /* m outlives it. */
 void hand_open(struct hand_engine *h, struct machine *m);
+/* The same where the engine's loop may fail to open: 0 or -errno with e. */
+extern void (*hand_about_to_open)(
+    void); /* called before the loop is opened: from here on calls may fail. NULL = nothing */
+int hand_try(struct hand_engine *h, struct machine *m, struct err *e);
 void hand_close(struct hand_engine *h);
 
 /* Sampling that is plainly greedy. */

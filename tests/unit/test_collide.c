@@ -7,7 +7,7 @@
 #include "tests/support/unit.h"
 
 #include "tests/support/engine_random.h"
-#include "tests/support/fake_machine.h"
+#include "tests/support/tier_rig.h"
 
 START_TEST(test_collide_eight_bit_keys_give_no_wrong_token)
 {
@@ -23,4 +23,22 @@ START_TEST(test_collide_eight_bit_keys_give_no_wrong_token)
 }
 END_TEST
 
-UNIT_MAIN("collide", test_collide_eight_bit_keys_give_no_wrong_token)
+START_TEST(test_collide_eight_bit_keys_give_no_wrong_token_from_tiers_below)
+{
+    fake_clock_on();
+    engine_random_run(&(struct engine_random){.seed = unit_seed("8-bit keys, tiers"),
+                                              .n_blocks = 30,
+                                              .dram_slots = 200,
+                                              .nvme_dirs = rig_dir(),
+                                              .nvme_slots = 600,
+                                              .io_threads = 1,
+                                              .n_requests = 1500,
+                                              .vocab = 2,
+                                              .least_cached = 5000,
+                                              .least_dram = 2000,
+                                              .least_nvme = 200});
+}
+END_TEST
+
+UNIT_MAIN("collide", test_collide_eight_bit_keys_give_no_wrong_token,
+          test_collide_eight_bit_keys_give_no_wrong_token_from_tiers_below)

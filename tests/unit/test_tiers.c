@@ -4,12 +4,12 @@
 #include "tests/support/unit.h"
 
 #include "engine/base/rng.h"
-#include "engine/kv/tiers_int.h"
 #include "tests/support/engine_random.h"
-#include "tests/support/fake_machine.h"
-#include "tests/support/hand_engine.h"
+#include "tests/support/tier_rig.h"
 
+#include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 START_TEST(test_tiers_change_no_token_when_dram_is_tiny)
 {
@@ -20,7 +20,7 @@ START_TEST(test_tiers_change_no_token_when_dram_is_tiny)
                                               .dram_slots = 16,
                                               .n_requests = 3000,
                                               .least_cached = 5000,
-                                              .least_dram = 4000,
+                                              .least_dram = 3000,
                                               .least_preempted = 20});
 }
 END_TEST
@@ -35,32 +35,15 @@ START_TEST(test_tiers_change_no_token_when_dram_is_large_and_requests_are_cancel
                                               .cancels = true,
                                               .vocab = 4,
                                               .least_cached = 5000,
-                                              .least_dram = 4000,
+                                              .least_dram = 3000,
                                               .least_preempted = 20});
 }
 END_TEST
 
-/* -- NVMe: a folder that is removed at the end */
-
-static char dir[64];
-
-static void make_dir(void)
-{
-    strcpy(dir, "/tmp/hearth-tiers-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(dir));
-}
-
-static void remove_dir(void)
-{
-    char cmd[128];
-    snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
-    ck_assert_int_eq(system(cmd), 0);
-}
-
 static void random_with_nvme(const char *name, uint8_t io_threads, uint32_t n_requests)
 {
+    const char *dir = rig_dir();
     fake_clock_on();
-    make_dir();
     engine_random_run(&(struct engine_random){.seed = unit_seed(name),
                                               .n_blocks = 8,
                                               .block_tokens = 64,
@@ -73,7 +56,6 @@ static void random_with_nvme(const char *name, uint8_t io_threads, uint32_t n_re
                                               .least_dram = n_requests / 2,
                                               .least_nvme = n_requests / 2,
                                               .least_preempted = 5});
-    remove_dir();
 }
 
 START_TEST(test_tiers_change_no_token_with_nvme_at_once)
@@ -96,81 +78,17 @@ END_TEST
 
 /* -- one request at a time */
 
-#define N_PROMPT 100
-#define N_OUT    20
-
-struct rig {
-    struct machine m;
-    struct hand_engine h;
-};
-
-static void rig_open(struct rig *r, uint32_t n_blocks, uint32_t dram_slots)
-{
-    struct engine_config c = {.block_tokens = 16, .dram_bytes = dram_slots * 4096, .load_always = 1};
-    fake_clock_on();
-    fake_machine_open(&r->m, &c, n_blocks, NULL);
-    hand_open(&r->h, &r->m);
-}
-
-static void rig_close(struct rig *r)
-{
-    hand_close(&r->h);
-    fake_machine_close(&r->m);
-}
-
-static void make_prompt(int32_t *prompt, int32_t seed)
-{
-    for (int i = 0; i < N_PROMPT; i++)
-        prompt[i] = (i * 31 + seed * 7 + i * i * seed) % FAKE_VOCAB;
-}
-
-/* Ask, and hold the answer against what the ids determine. Returns the prompt tokens that were not computed. */
-static uint32_t ask(struct rig *r, int32_t seed)
-{
-    struct engine_event ev;
-    struct engine_sampling greedy = hand_greedy();
-    int32_t ids[N_PROMPT + N_OUT];
-    uint32_t n = N_PROMPT, cached = 0;
-    make_prompt(ids, seed);
-    uint64_t id = hand_submit(&r->h, ids, N_PROMPT, N_OUT);
-    for (bool done = false; !done;) {
-        loop_turn(&r->h.loop);
-        while (engine_poll(r->h.front, &ev)) {
-            ck_assert_uint_eq(ev.id, id);
-            for (uint32_t i = 0; ev.type == ENGINE_TOKENS && i < ev.n; i++, n++) {
-                ck_assert_int_eq(ev.tokens[i], fake_expect(ids, n, N_PROMPT, &greedy, 0));
-                ids[n] = ev.tokens[i];
-            }
-            if (ev.type == ENGINE_DONE) {
-                cached = ev.cached;
-                done = true;
-            }
-        }
-    }
-    ck_assert_uint_eq(n, N_PROMPT + N_OUT);
-    while (tiers_busy(r->h.loop.kv.tiers))
-        loop_turn(&r->h.loop);
-    return cached;
-}
-
-static struct tiers_stats stats_of(const struct rig *r)
-{
-    struct tiers_stats s;
-    tiers_get_stats(r->h.loop.kv.tiers, &s);
-    return s;
-}
-
 START_TEST(test_tiers_bring_back_what_the_pool_gave_up)
 {
     struct rig r;
-    rig_open(&r, 8, 100);
-    ck_assert_uint_eq(ask(&r, 1), 0);
-    ck_assert_uint_eq(ask(&r, 2), 0); /* the pool holds one of them */
-    ck_assert_uint_eq(ask(&r, 1), 96);
+    rig_open(&r, &(struct rig_opts){.dram_slots = 100});
+    ck_assert_uint_eq(rig_ask(&r, 1), 0);
+    ck_assert_uint_eq(rig_ask(&r, 2), 0); /* the pool holds one of them */
+    ck_assert_uint_eq(rig_ask(&r, 1), RIG_CACHED);
     const struct kvcache *kv = &r.h.loop.kv;
     ck_assert_uint_ge(kv->cached_tokens[TIER_DRAM], 80);
-    ck_assert_uint_eq(kv->cached_tokens[TIER_HBM] + kv->cached_tokens[TIER_DRAM], 96);
-    ck_assert_uint_ge(stats_of(&r).hit_blocks[TIER_DRAM], 5);
+    ck_assert_uint_eq(kv->cached_tokens[TIER_HBM] + kv->cached_tokens[TIER_DRAM], RIG_CACHED);
+    ck_assert_uint_ge(rig_stats(&r).hit_blocks[TIER_DRAM], 5);
     rig_close(&r);
 }
 END_TEST
@@ -179,49 +97,230 @@ START_TEST(test_tiers_catch_each_flipped_bit_before_a_token_depends_on_it)
 {
     struct rig r;
     uint64_t rng = unit_seed("flips"), failed = 0;
-    rig_open(&r, 8, 64);
+    rig_open(&r, &(struct rig_opts){.dram_slots = 64});
     for (int round = 0; round < 300; round++) {
         int32_t slot;
-        ask(&r, 1);
-        ask(&r, 2);
-        const struct tiers *t = r.h.loop.kv.tiers;
+        rig_ask(&r, 1);
+        rig_ask(&r, 2);
+        const struct tiers *t = rig_tiers(&r);
         do /* a copy that is there: one bit of it */
             slot = (int32_t)(rng_next(&rng) % t->dram.n_slots);
         while (t->dram_item[slot] < 0);
         uint64_t bit = rng_next(&rng) % (8 * t->o.block_bytes);
         ((uint8_t *)tier_dram_at(&t->dram, slot))[bit / 8] ^= (uint8_t)(1u << bit % 8);
-        ask(&r, 1);
-        ask(&r, 2);
-        ck_assert_uint_le(stats_of(&r).verify_failed[TIER_DRAM], failed + 1);
-        failed = stats_of(&r).verify_failed[TIER_DRAM];
+        rig_ask(&r, 1);
+        rig_ask(&r, 2);
+        ck_assert_uint_le(rig_stats(&r).verify_failed[TIER_DRAM], failed + 1);
+        failed = rig_stats(&r).verify_failed[TIER_DRAM];
     }
     ck_assert_uint_ge(failed, 100); /* the others were not read, or not needed any more */
-    ck_assert_uint_ge(stats_of(&r).hit_blocks[TIER_DRAM], 2000);
+    ck_assert_uint_ge(rig_stats(&r).hit_blocks[TIER_DRAM], 2000);
     rig_close(&r);
 }
 END_TEST
 
-START_TEST(test_tiers_compute_a_hole_and_load_what_comes_after_it)
+/* Drop block `depth` of a prompt below the pool. */
+static void lose(struct rig *r, int32_t number, uint32_t depth)
 {
-    struct rig r;
-    rig_open(&r, 8, 64);
-    ask(&r, 1);
-    ask(&r, 2);
-    struct tiers *t = r.h.loop.kv.tiers;
-    int32_t ids[N_PROMPT];
-    make_prompt(ids, 1);
+    struct tiers *t = rig_tiers(r);
+    int32_t ids[RIG_PROMPT];
     uint32_t lost = 0;
-    for (uint32_t s = 0; s < t->dram.n_slots; s++) { /* block 2 of prompt 1: gone */
-        const struct kv_entry *e = &t->dram_entries[s];
-        if (t->dram_item[s] < 0 || e->depth != 2 || e->ids[0][0] != ids[32] || e->ids[1][0] != ids[33])
+    rig_prompt(ids, number);
+    for (uint32_t n = 0; n < t->n_items; n++) {
+        struct item *i = &t->items[n];
+        const struct kv_entry *e = i->used ? tiers_entry(t, i) : NULL;
+        if (!e || e->depth != depth || e->ids[0][0] != ids[16 * depth] || e->ids[1][0] != ids[16 * depth + 1])
             continue;
-        tiers_retire(t, &t->items[t->dram_item[s]]);
+        tiers_retire(t, i);
         lost++;
     }
     ck_assert_uint_eq(lost, 1);
-    ck_assert_uint_eq(ask(&r, 1), 80); /* 6 full blocks but the one */
-    ck_assert_uint_eq(ask(&r, 2), 96);
-    ck_assert_uint_eq(ask(&r, 1), 96); /* it is there again */
+}
+
+START_TEST(test_tiers_compute_a_hole_and_load_what_comes_after_it)
+{
+    struct rig r;
+    rig_open(&r, &(struct rig_opts){.dram_slots = 64});
+    rig_ask(&r, 1);
+    for (uint32_t depth = 0; depth < 6; depth++) {
+        rig_ask(&r, 2);
+        lose(&r, 1, depth);
+        ck_assert_uint_eq(rig_ask(&r, 1), RIG_CACHED - 16);
+    }
+    rig_ask(&r, 2);
+    lose(&r, 1, 1);
+    lose(&r, 1, 4);
+    ck_assert_uint_eq(rig_ask(&r, 1), RIG_CACHED - 32);
+    rig_ask(&r, 2);
+    ck_assert_uint_eq(rig_ask(&r, 1), RIG_CACHED); /* all are there again */
+    rig_close(&r);
+}
+END_TEST
+
+/* -- restarts */
+
+START_TEST(test_tiers_find_their_blocks_again_after_a_restart)
+{
+    struct rig r;
+    struct rig_opts o = {.dirs = rig_dir()};
+    rig_open(&r, &o);
+    for (int n = 1; n <= 8; n++)
+        ck_assert_uint_eq(rig_ask(&r, n), 0);
+    uint64_t used = rig_stats(&r).nvme_used;
+    ck_assert_uint_ge(used, 56); /* 7 full blocks each */
+    rig_close(&r);
+    for (int round = 0; round < 3; round++) {
+        rig_open(&r, &o);
+        ck_assert_uint_eq(rig_stats(&r).nvme_used, used);
+        for (int n = 1; n <= 8; n++)
+            ck_assert_uint_eq(rig_ask(&r, n), RIG_CACHED);
+        ck_assert_uint_eq(r.h.loop.kv.cached_tokens[TIER_NVME], 8 * RIG_CACHED);
+        rig_close(&r);
+    }
+}
+END_TEST
+
+START_TEST(test_tiers_hit_nothing_when_anything_that_decides_the_bytes_has_changed)
+{
+    struct rig r;
+    struct rig_opts o = {.dirs = rig_dir(), .nvme_slots = 256}, other;
+    char path[256] = "", kept[256] = "";
+    rig_open(&r, &o);
+    rig_ask(&r, 1);
+    rig_close(&r);
+    for (int change = 0; change < 5; change++) {
+        other = o;
+        if (change == 0)
+            other.model = 1;
+        else if (change == 1)
+            other.numerics = "other";
+        else if (change == 2) {
+            other.block_tokens = 32;
+            other.n_blocks = 4;
+        }
+        rig_open(&r, &other);
+        if (change == 3)
+            r.salt = 7;
+        if (change == 4) { /* another installation: its secret is lost */
+            rig_close(&r);
+            snprintf(path, sizeof path, "%s/hearth.secret", o.dirs);
+            snprintf(kept, sizeof kept, "%s/kept", o.dirs);
+            ck_assert_int_eq(rename(path, kept), 0);
+            other.secret = 9;
+            rig_open(&r, &other);
+        }
+        ck_assert_msg(rig_ask(&r, 1) == 0, "change %d", change);
+        rig_close(&r);
+        if (change == 4)
+            ck_assert_int_eq(rename(kept, path), 0);
+        rig_open(&r, &o);
+        ck_assert_msg(rig_ask(&r, 1) == RIG_CACHED, "back from change %d", change);
+        rig_close(&r);
+    }
+}
+END_TEST
+
+START_TEST(test_tiers_lose_a_quarter_when_one_of_four_folders_is_lost)
+{
+    struct rig r;
+    char dirs[300], three[300];
+    const char *d[4];
+    for (int i = 0; i < 4; i++)
+        d[i] = rig_dir();
+    snprintf(dirs, sizeof dirs, "%s,%s,%s,%s", d[0], d[1], d[2], d[3]);
+    snprintf(three, sizeof three, "%s,%s/gone,%s,%s", d[0], d[1], d[2], d[3]);
+    rig_open(&r, &(struct rig_opts){.dirs = dirs, .nvme_slots = 256});
+    for (int n = 1; n <= 16; n++)
+        rig_ask(&r, n);
+    rig_close(&r);
+    rig_open(&r, &(struct rig_opts){.dirs = three, .nvme_slots = 256});
+    uint32_t cached = 0;
+    for (int n = 1; n <= 16; n++)
+        cached += rig_ask(&r, n);
+    printf("cached with three of four folders: %u of %u tokens\n", cached, 16 * RIG_CACHED);
+    ck_assert_uint_ge(cached, 16 * RIG_CACHED * 70 / 100);
+    ck_assert_uint_le(cached, 16 * RIG_CACHED * 80 / 100); /* they were spread over all four */
+    rig_close(&r);
+}
+END_TEST
+
+START_TEST(test_tiers_refuse_a_folder_that_another_daemon_has)
+{
+    struct rig a, b;
+    struct rig_opts o = {.dirs = rig_dir()};
+    struct err e = {0};
+    char pid[32];
+    rig_open(&a, &o);
+    ck_assert_int_eq(rig_try(&b, &o, &e), -EBUSY);
+    snprintf(pid, sizeof pid, "process %d;", (int)getpid());
+    ck_assert_msg(strstr(e.text, pid) != NULL, "%s", e.text);
+    rig_ask(&a, 1);
+    rig_close(&a);
+    rig_open(&b, &o);
+    ck_assert_uint_eq(rig_ask(&b, 1), RIG_CACHED);
+    rig_close(&b);
+}
+END_TEST
+
+/* -- bounds */
+
+static uint64_t size_of_dir(const char *path)
+{
+    struct nvme_dir d;
+    uint64_t bytes = 0;
+    snprintf(d.path, sizeof d.path, "%s", path);
+    ck_assert_int_eq(nvme_dir_bytes(&d, NULL, &bytes), 0);
+    return bytes;
+}
+
+START_TEST(test_tiers_never_take_more_than_they_may)
+{
+    struct rig r;
+    struct rig_opts o = {.dirs = rig_dir(), .nvme_slots = 40};
+    uint64_t cap = 40 * (4096 + 512) + 16384;
+    for (int round = 0; round < 4; round++) {
+        o.block_tokens = round % 2 ? 32 : 16; /* two layouts under one cap */
+        o.n_blocks = round % 2 ? 4 : 8;
+        rig_open(&r, &o);
+        for (int n = 1; n <= 12; n++) {
+            uint64_t id = rig_submit(&r, n);
+            for (int turn = 0; turn < 60; turn++) {
+                loop_turn(&r.h.loop);
+                ck_assert_uint_le(size_of_dir(o.dirs), cap);
+            }
+            rig_finish(&r, n, id);
+        }
+        ck_assert_uint_ge(rig_stats(&r).nvme_used, 8);
+        ck_assert_uint_gt(rig_stats(&r).nvme[1].moves, rig_stats(&r).nvme_used); /* and gave up some for others */
+        rig_close(&r);
+        ck_assert_uint_le(size_of_dir(o.dirs), cap);
+    }
+    o.nvme_slots = 20; /* less than there is: cut at once */
+    rig_open(&r, &o);
+    ck_assert_uint_le(size_of_dir(o.dirs), 20 * (4096 + 512) + 16384);
+    rig_ask(&r, 12);
+    rig_close(&r);
+}
+END_TEST
+
+START_TEST(test_tiers_keep_to_their_write_budget)
+{
+    struct rig r;
+    uint64_t day = 24 * 8 * 4096; /* a burst of 8 blocks, and one */
+    rig_open(&r, &(struct rig_opts){.dirs = rig_dir(), .bytes_per_day = day, .dram_slots = 200});
+    uint64_t from = fake_now_ns;
+    for (int n = 1; n <= 20; n++)
+        rig_ask(&r, n);
+    struct tiers_stats s = rig_stats(&r);
+    uint64_t earned = (uint64_t)((double)(fake_now_ns - from) / 86400e9 * (double)day);
+    ck_assert_uint_ge(s.nvme[1].bytes, 4 * 4096);
+    ck_assert_uint_le(s.nvme[1].bytes, 9 * 4096 + earned);
+    ck_assert_uint_gt(s.refused_bytes, 50 * 4096);
+    fake_now_ns += 86400000000000u; /* the next day */
+    for (int n = 21; n <= 40; n++)
+        rig_ask(&r, n);
+    ck_assert_uint_gt(rig_stats(&r).nvme[1].bytes, s.nvme[1].bytes);
+    ck_assert_uint_le(rig_stats(&r).nvme[1].bytes, 2 * 9 * 4096 + earned);
     rig_close(&r);
 }
 END_TEST
@@ -231,4 +330,8 @@ UNIT_MAIN("tiers", test_tiers_change_no_token_when_dram_is_tiny,
           test_tiers_change_no_token_with_nvme_at_once, test_tiers_change_no_token_with_nvme_by_threads,
           test_tiers_change_no_token_with_nvme_by_io_uring_if_there_is_any, test_tiers_bring_back_what_the_pool_gave_up,
           test_tiers_catch_each_flipped_bit_before_a_token_depends_on_it,
-          test_tiers_compute_a_hole_and_load_what_comes_after_it)
+          test_tiers_compute_a_hole_and_load_what_comes_after_it, test_tiers_find_their_blocks_again_after_a_restart,
+          test_tiers_hit_nothing_when_anything_that_decides_the_bytes_has_changed,
+          test_tiers_lose_a_quarter_when_one_of_four_folders_is_lost,
+          test_tiers_refuse_a_folder_that_another_daemon_has, test_tiers_never_take_more_than_they_may,
+          test_tiers_keep_to_their_write_budget)

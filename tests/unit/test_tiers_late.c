@@ -1,0 +1,176 @@
+/* test_tiers_late - loads that come late, fail, are shared, or are begun while their request waits: by a drive that a
+ * test holds. */
+#include "tests/support/unit.h"
+
+#include "tests/support/slow_tier.h"
+#include "tests/support/tier_rig.h"
+
+#include <errno.h>
+
+static struct rig r;
+static struct slow_tier *slow;
+
+/* Prompts 1 to 3 sleep on a drive alone; nothing is in the pool or in DRAM. */
+static void begin(uint32_t n_blocks)
+{
+    struct rig_opts o = {.dirs = rig_dir(), .dram_slots = 64, .nvme_slots = 300, .n_blocks = n_blocks};
+    rig_open(&r, &o);
+    for (int n = 1; n <= 3; n++)
+        rig_ask(&r, n);
+    rig_close(&r);
+    rig_open(&r, &o);
+    slow = slow_tier_open(rig_tiers(&r)->nvme);
+    rig_tiers(&r)->nvme = (struct tier *)(void *)slow;
+    slow->hold = true;
+}
+
+static void turn(int n)
+{
+    while (n-- > 0)
+        loop_turn(&r.h.loop);
+}
+
+START_TEST(test_late_loads_hold_nobody_back_and_are_computed_after_their_deadline)
+{
+    begin(16);
+    uint64_t id = rig_submit(&r, 1);
+    turn(50);
+    ck_assert_uint_eq(slow->n_held, 6);
+    ck_assert_uint_eq(r.h.loop.sched.n_running, 1);
+    ck_assert_uint_eq(rig_finish(&r, 50, rig_submit(&r, 50)), 0); /* another one runs from its beginning to its end */
+    ck_assert_uint_eq(slow->n_held, 6);
+    fake_now_ns += 10000000000u;
+    ck_assert_uint_eq(rig_finish(&r, 1, id), 0);
+    ck_assert_uint_eq(rig_stats(&r).late, 6);
+    ck_assert_uint_eq(rig_stats(&r).nvme[0].queued, 6); /* the reads are not over: their slots are still theirs */
+    for (int n = 60; n < 75; n++)                       /* DRAM is filled and given up around them */
+        rig_finish(&r, n, rig_submit(&r, n));
+    ck_assert_uint_gt(rig_stats(&r).lost_dram + rig_stats(&r).evicted_dram, 0);
+    struct tiers *t = rig_tiers(&r);
+    uint32_t filling = 0;
+    for (uint32_t i = 0; i < t->n_items; i++)
+        filling += t->items[i].used && t->items[i].in_dram == COPY_FILLING;
+    ck_assert_uint_eq(filling, 6);
+    slow_tier_let_go(slow); /* the data comes, long after the blocks were computed */
+    rig_settle(&r);
+    ck_assert_uint_eq(rig_stats(&r).nvme[0].queued, 0);
+    ck_assert_uint_eq(rig_ask(&r, 1), RIG_CACHED);               /* the pool has given it up meanwhile */
+    ck_assert_uint_ge(r.h.loop.kv.cached_tokens[TIER_DRAM], 64); /* what came late serves now */
+    ck_assert_uint_eq(rig_stats(&r).verify_failed[TIER_DRAM] + rig_stats(&r).verify_failed[TIER_NVME], 0);
+    rig_close(&r);
+}
+END_TEST
+
+START_TEST(test_late_reads_may_come_when_their_request_is_long_gone)
+{
+    begin(30);
+    uint64_t id = rig_submit(&r, 1);
+    turn(5);
+    engine_cancel(r.h.front, id);
+    turn(5);
+    ck_assert_uint_eq(r.h.loop.sched.n_running, 0);
+    for (int n = 60; n < 75; n++)
+        rig_finish(&r, n, rig_submit(&r, n));
+    slow_tier_let_go(slow);
+    rig_settle(&r);
+    ck_assert_uint_eq(rig_ask(&r, 1), RIG_CACHED);
+    rig_close(&r);
+}
+END_TEST
+
+START_TEST(test_two_requests_share_one_load)
+{
+    begin(30);
+    uint64_t a = rig_submit(&r, 1), b = rig_submit(&r, 1);
+    turn(20);
+    ck_assert_uint_eq(slow->n_held, 6);
+    ck_assert_uint_eq(r.h.loop.sched.n_running, 2);
+    slow_tier_let_go(slow);
+    /* both are answered in turns of one loop: the events of b are read while waiting for a */
+    uint64_t hits = 0;
+    for (int i = 0; i < 400; i++)
+        loop_turn(&r.h.loop);
+    struct engine_event ev;
+    uint32_t n_done = 0;
+    while (engine_poll(r.h.front, &ev))
+        if (ev.type == ENGINE_DONE) {
+            ck_assert(ev.id == a || ev.id == b);
+            hits += ev.cached_in[TIER_NVME];
+            n_done++;
+        }
+    ck_assert_uint_eq(n_done, 2);
+    ck_assert_uint_eq(hits, 2 * RIG_CACHED);
+    ck_assert_uint_eq(rig_stats(&r).gpu[0].moves, 6); /* and the bytes came once */
+    ck_assert_uint_eq(rig_stats(&r).nvme[0].moves, 6);
+    ck_assert_uint_eq(rig_ask(&r, 1), RIG_CACHED);
+    rig_close(&r);
+}
+END_TEST
+
+/* Both wait for one load that fails in some way; each computes what it needs into blocks of its own. */
+static void fail_shared(int how)
+{
+    begin(30);
+    uint64_t a = rig_submit(&r, 1);
+    turn(3);
+    uint64_t b = rig_submit(&r, 1);
+    turn(20);
+    ck_assert_uint_eq(r.h.loop.sched.n_running, 2);
+    if (how == 0)
+        fake_now_ns += 10000000000u;
+    slow->fail = how == 1 ? -EIO : 0;
+    if (how == 2) { /* the first one goes away: the second has the load alone */
+        engine_cancel(r.h.front, a);
+        turn(3);
+    }
+    if (how != 0)
+        slow_tier_let_go(slow);
+    ck_assert_uint_eq(rig_finish(&r, 1, b), how == 2 ? RIG_CACHED : 0);
+    slow->fail = 0;
+    slow_tier_let_go(slow);
+    rig_settle(&r);
+    ck_assert_uint_eq(rig_ask(&r, 1), RIG_CACHED);
+    rig_close(&r);
+}
+
+START_TEST(test_a_shared_load_that_is_late_fails_or_is_left_by_one_harms_nobody)
+{
+    for (int how = 0; how < 3; how++)
+        fail_shared(how);
+}
+END_TEST
+
+START_TEST(test_a_queued_request_has_its_blocks_fetched_while_it_waits)
+{
+    begin(8); /* one request at a time fits */
+    slow->hold = false;
+    uint64_t a = rig_submit(&r, 50), b = rig_submit(&r, 1);
+    turn(12);
+    ck_assert_uint_eq(r.h.loop.sched.n_running, 1);
+    ck_assert_uint_eq(r.h.loop.sched.n_waiting, 1);
+    ck_assert_uint_eq(rig_stats(&r).nvme[0].moves, 6);
+    for (int i = 0; i < 20; i++) { /* and they stay in DRAM until it has had its turn */
+        uint32_t held = 0;
+        for (uint32_t s = 0; s < rig_tiers(&r)->dram.n_slots; s++)
+            held += rig_tiers(&r)->dram_item[s] >= 0 && rig_tiers(&r)->items[rig_tiers(&r)->dram_item[s]].pins > 0;
+        ck_assert_uint_ge(held, 6);
+        if (r.h.loop.sched.n_waiting == 0)
+            break;
+        turn(1);
+    }
+    rig_finish(&r, 50, a);
+    (void)b;
+    rig_settle(&r);
+    for (int i = 0; i < 200; i++)
+        loop_turn(&r.h.loop);
+    ck_assert_uint_eq(rig_stats(&r).hit_blocks[TIER_DRAM], 6); /* by the time it ran they were there */
+    ck_assert_uint_eq(r.h.loop.kv.n_fetches, 0);
+    ck_assert_uint_eq(rig_tiers(&r)->n_fetched, 0);
+    rig_close(&r);
+}
+END_TEST
+
+UNIT_MAIN("late loads", test_late_loads_hold_nobody_back_and_are_computed_after_their_deadline,
+          test_late_reads_may_come_when_their_request_is_long_gone, test_two_requests_share_one_load,
+          test_a_shared_load_that_is_late_fails_or_is_left_by_one_harms_nobody,
+          test_a_queued_request_has_its_blocks_fetched_while_it_waits)

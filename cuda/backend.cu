@@ -4,6 +4,7 @@
  * 0 (of those that CUDA_VISIBLE_DEVICES leaves).
  */
 #include "cuda/cuda.cuh"
+#include "cuda/linear.cuh"
 
 extern "C" {
 #include "engine/base/log.h"
@@ -136,16 +137,14 @@ static void op_close(struct backend *be)
     prefill_close(c);
     stage_free(&c->load[0]);
     stage_free(&c->load[1]);
-    if (c->plan)
-        linear_close(c);
-    free(c->plan);
+    gemm_close(c);
     pass_close(&c->pass);
-    CU(cudaFree(c->workspace));
+    CU(cudaFree(c->x8));
+    CU(cudaFree(c->x8_scale));
+    CU(cudaFree(c->wide));
     CU(cudaFree(c->turn));
     CU(cudaFree(c->drawn));
     CU(cudaFree(c->inv_freq));
-    if (c->lt)
-        LT(cublasLtDestroy(c->lt));
     if (c->stream)
         CU(cudaStreamDestroy(c->stream));
     delete c;
@@ -157,24 +156,23 @@ static void describe(struct cuda *c, const struct cudaDeviceProp *p)
     CU(cudaDriverGetVersion(&driver));
     c->n_sm = p->multiProcessorCount;
     c->major = p->major;
+    c->minor = p->minor;
     snprintf(c->text, sizeof c->text, "%.48s, %d SMs, %.1f GiB, CUDA %d.%d", p->name, c->n_sm,
              (double)p->totalGlobalMem / (1 << 30), driver / 1000, driver % 1000 / 10);
 }
 
-static int take_memory(struct cuda *c, struct err *e)
+static int take_memory(struct cuda *c, const char *gpu, struct err *e)
 {
     size_t turn = (size_t)c->max_rows * BACKEND_HEAD_DIM_MAX / 2 * sizeof *c->turn, free_bytes = 0, all = 0;
     c->turn = (float2 *)cuda_alloc(c, turn);
     c->drawn = (int32_t *)cuda_alloc(c, (size_t)c->max_seqs * sizeof *c->drawn);
-    c->workspace = cuda_alloc(c, LT_WORKSPACE);
     c->inv_freq = (float *)cuda_alloc(c, sizeof c->inv_freq_host);
     c->prefill.next = (int32_t *)cuda_alloc(c, 2 * sizeof *c->prefill.next);
-    c->plan = (struct plan *)calloc(PLANS, sizeof *c->plan);
-    if (c->turn && c->drawn && c->workspace && c->inv_freq && c->prefill.next && c->plan)
+    if (c->turn && c->drawn && c->inv_freq && c->prefill.next && gemm_open(c, gpu))
         return 0;
     CU(cudaMemGetInfo(&free_bytes, &all));
     return err_set(e, ENOMEM, "cuda: %zu MiB to work in are needed, of %zu MiB on the GPU %zu MiB are free",
-                   (turn + LT_WORKSPACE) >> 20, all >> 20, free_bytes >> 20);
+                   (turn + GEMM_WORKSPACE) >> 20, all >> 20, free_bytes >> 20);
 }
 
 static int op_open(struct backend **out, const struct backend_opts *o, struct err *e)
@@ -203,12 +201,11 @@ static int op_open(struct backend **out, const struct backend_opts *o, struct er
     c->max_vocab = o->max_vocab;
     describe(c, &p);
     CU(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
-    LT(cublasLtCreate(&c->lt));
     attention_setup();
     pass_open(&c->pass);
     stage_open(c, o->max_table);
     prefill_open(c);
-    if ((rc = take_memory(c, e)) ||
+    if ((rc = take_memory(c, p.name, e)) ||
         (rc = sampler_open(&c->sampler, o->threads ? o->threads : sys_cpu_count(), o->max_vocab, e))) {
         op_close((struct backend *)(void *)c);
         return rc;
@@ -247,7 +244,7 @@ extern "C" __attribute__((visibility("default"))) const struct backend_ops heart
     .embed = cuda_embed,
     .add_norm = cuda_add_norm,
     .linear = cuda_linear,
-    .linear_silu = NULL,
+    .linear_silu = cuda_linear_silu,
     .rope_kv = cuda_rope_kv,
     .attention = cuda_attention,
     .merge = cuda_merge,

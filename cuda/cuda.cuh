@@ -79,31 +79,20 @@ struct prefill {
     int32_t group, tile, n;
 };
 
-/* -- linear layers */
-
-#define PLANS        1024
-#define LT_WORKSPACE (32u << 20) /* bytes that cublasLt may work in */
-
-/* A matrix product of one shape with the algorithm chosen for it. */
-struct plan {
-    int32_t n, k, rows; /* rows = 0: empty */
-    cublasLtMatmulDesc_t op;
-    cublasLtMatrixLayout_t w, x, out;
-    cublasLtMatmulAlgo_t algo;
-};
-
 struct cuda {
     struct backend_head head;
     cudaStream_t stream;
-    cublasLtHandle_t lt;
     int32_t max_rows, max_seqs, max_cols, max_vocab;
-    int32_t n_sm, major; /* major: of the compute capability */
+    int32_t n_sm, major, minor; /* the last two: of the compute capability */
+    bool deterministic;
     char text[96];
-    void *workspace; /* of cublasLt */
-    float *inv_freq; /* [HEAD_DIM_MAX / 2] on the card */
+    struct gemm *gemm;
+    uint8_t *x8; /* [max_rows][max_cols] and [max_rows]: rows of x in 8 bits; NULL before a weight is in fp8 */
+    float *x8_scale;
+    __nv_bfloat16 *wide; /* rows of a weight on their way into 8 bits; NULL likewise */
+    float *inv_freq;     /* [HEAD_DIM_MAX / 2] on the card */
     float inv_freq_host[BACKEND_HEAD_DIM_MAX / 2];
-    struct plan *plan; /* [PLANS], by hash */
-    float2 *turn;      /* [max_rows][HEAD_DIM_MAX / 2] cosine and sine of the step's positions */
+    float2 *turn; /* [max_rows][HEAD_DIM_MAX / 2] cosine and sine of the step's positions */
     struct turns turns;
     int32_t *drawn; /* [max_seqs] what the last sample chose */
     struct stage stage;
@@ -120,7 +109,7 @@ static inline struct cuda *cuda_of(struct backend *be)
 }
 
 /* Columns of a weight or of its input as they lie on the card: 16-byte rows for the tensor cores' loads. */
-static inline int32_t cuda_pad(int32_t cols)
+static __host__ __device__ inline int32_t cuda_pad(int32_t cols)
 {
     return (cols + 7) & ~7;
 }
@@ -169,8 +158,15 @@ bool attn_prefill(struct cuda *c, const struct attn_args *a, const struct step_d
 
 /* -- linear.cu, weight.cu, rows.cu, rope.cu, sample.cu */
 void cuda_linear(struct backend *be, float *out, const void *x, const struct weight *w, int32_t n_rows);
-void linear_close(struct cuda *c);
+void cuda_linear_silu(struct backend *be, void *out, float *gu, const void *x, const struct weight *w, int32_t n_rows);
 
+/* Memory for the parts and the weight that lies there, still without its rows. 0, -ENOTSUP, -ENOMEM. */
+int weight_open(struct cuda *c, struct weight *out, const struct weight_part *parts, int n_parts, struct err *e);
+/* At most weight_rows_max rows from `row` on are to be written there, bfloat16 in cuda_pad(cols) columns, on the
+ * stream; then weight_end. */
+int32_t weight_rows_max(const struct weight *w);
+__nv_bfloat16 *weight_begin(struct cuda *c, const struct weight *w, int32_t row);
+void weight_end(struct cuda *c, const struct weight *w, int32_t row, int32_t n);
 int cuda_weight_load(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
                      struct err *e);
 int cuda_weight_make(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,

@@ -1,77 +1,104 @@
-/* linear - out[T][N] = x[T][K] * W[N][K]^T by cublasLt: bfloat16 in, float sums and float out.
+/* linear - the linear layers of the model: which way a product goes, and what gemm.cu leaves to be done after it.
  *
- * Method: one product over all parts of the weight, which lie one after the other; x comes as input rows. The library's
- * first choice for a shape is kept. It may sum in another order for another T, so a row's bits depend on T here.
+ * Up to GEMV_ROWS rows go to gemv.cu, which reads W at the speed of the memory; more go to cublasLt (gemm.cu). In
+ * deterministic mode all go to the library, with one algorithm a matrix.
  *
- * Cost: W once (2 N K bytes) for few rows; 2 T N K flops on the tensor cores for many.
+ * Gate and up: few rows in one kernel with SwiGLU at its end; many as a product in bfloat16, then SwiGLU over it.
  */
-#include "cuda/cuda.cuh"
+#include "cuda/fp8.cuh"
+#include "cuda/linear.cuh"
 
 #include <assert.h>
 
-static void plan_free(struct plan *p)
+#define THREADS 256
+
+/* -- SwiGLU over a product in bfloat16 --------------------------------------------------------------------------- */
+
+static __device__ inline uint32_t silu_pair(uint32_t gate, uint32_t up)
 {
-    if (!p->rows)
+    float g0 = __uint_as_float(gate << 16), g1 = __uint_as_float(gate & 0xffff0000u);
+    float u0 = __uint_as_float(up << 16), u1 = __uint_as_float(up & 0xffff0000u);
+    __nv_bfloat162 v = __floats2bfloat162_rn(g0 / (1.0f + __expf(-g0)) * u0, g1 / (1.0f + __expf(-g1)) * u1);
+    return *(const uint32_t *)&v;
+}
+
+/* Grid: runs of columns x rows; a thread owns 8 columns of one row: out[T][F] of gu[T][2F], here in eights. */
+static __global__ void silu_kernel(uint4 *out, const uint4 *gu, int32_t eights)
+{
+    int32_t i = (int32_t)(blockIdx.x * THREADS + threadIdx.x);
+    if (i >= eights)
         return;
-    LT(cublasLtMatrixLayoutDestroy(p->w));
-    LT(cublasLtMatrixLayoutDestroy(p->x));
-    LT(cublasLtMatrixLayoutDestroy(p->out));
-    LT(cublasLtMatmulDescDestroy(p->op));
-    *p = {};
+    const uint4 *row = gu + (size_t)blockIdx.y * 2 * eights, g = row[i], u = row[eights + i];
+    out[(size_t)blockIdx.y * eights + i] = make_uint4(silu_pair(g.x, u.x), silu_pair(g.y, u.y), silu_pair(g.z, u.z),
+                                                      silu_pair(g.w, u.w));
 }
 
-/* To cublasLt, whose matrices are column-major, W is K x N and taken transposed, x is K x T, out is N x T. */
-static void plan_make(struct cuda *c, struct plan *p, int32_t n, int32_t k, int32_t rows)
-{
-    cublasOperation_t trans = CUBLAS_OP_T;
-    cublasLtMatmulPreference_t pref;
-    cublasLtMatmulHeuristicResult_t best = {};
-    size_t workspace = LT_WORKSPACE;
-    int found = 0;
-    *p = {};
-    p->n = n;
-    p->k = k;
-    p->rows = rows;
-    LT(cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-    LT(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &trans, sizeof trans));
-    LT(cublasLtMatrixLayoutCreate(&p->w, CUDA_R_16BF, (uint64_t)k, (uint64_t)n, k));
-    LT(cublasLtMatrixLayoutCreate(&p->x, CUDA_R_16BF, (uint64_t)k, (uint64_t)rows, k));
-    LT(cublasLtMatrixLayoutCreate(&p->out, CUDA_R_32F, (uint64_t)n, (uint64_t)rows, n));
-    LT(cublasLtMatmulPreferenceCreate(&pref));
-    LT(cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
-                                            sizeof workspace));
-    LT(cublasLtMatmulAlgoGetHeuristic(c->lt, p->op, p->w, p->x, p->out, p->out, pref, 1, &best, &found));
-    LT(cublasLtMatmulPreferenceDestroy(pref));
-    if (!found)
-        cuda_die(__FILE__, __LINE__, "cublasLtMatmulAlgoGetHeuristic", "no algorithm for the shape");
-    p->algo = best.algo;
-}
+/* -- many rows --------------------------------------------------------------------------------------------------- */
 
-static struct plan *plan_of(struct cuda *c, int32_t n, int32_t k, int32_t rows)
+static void multiply(struct cuda *c, const struct linear_args *a, void *out, int32_t kind)
 {
-    uint64_t h = ((uint64_t)(uint32_t)n << 32 ^ (uint64_t)(uint32_t)k << 16 ^ (uint32_t)rows) * 0x9E3779B97F4A7C15u;
-    struct plan *p = &c->plan[h >> 54];
-    static_assert(PLANS == 1 << 10, "the hash's upper bits index the table");
-    if (p->n != n || p->k != k || p->rows != rows) {
-        plan_free(p);
-        plan_make(c, p, n, k, rows);
+    const struct weight *w = a->w;
+    struct gemm_args g = {.w = w->part[0].data,
+                          .x = a->x,
+                          .out = out,
+                          .n = w->rows,
+                          .k = cuda_pad(w->cols),
+                          .rows = a->n_rows,
+                          .kind = kind};
+    if (fp8_is(w)) {
+        fp8_quantise(c, c->x8, c->x8_scale, a->x, a->n_rows, w->cols);
+        g.x = c->x8;
+        g.w_scale = fp8_scales(w);
+        g.x_scale = c->x8_scale;
+        g.kind |= GEMM_FP8;
     }
-    return p;
+    gemm_run(c, &g);
+}
+
+static void many_rows(struct cuda *c, const struct linear_args *a)
+{
+    int32_t f = a->w->rows / 2;
+    assert(!a->norm.squares && !a->next.w);
+    if (a->kind == LINEAR_F32) {
+        multiply(c, a, a->out, 0);
+    } else if (a->kind == LINEAR_ADD) {
+        multiply(c, a, a->out, GEMM_ADD);
+    } else if (f % 8 == 0 && a->n_rows <= 65535) {
+        multiply(c, a, a->scratch, GEMM_BF16);
+        dim3 grid((unsigned)(f / 8 + THREADS - 1) / THREADS, (unsigned)a->n_rows);
+        silu_kernel<<<grid, THREADS, 0, c->stream>>>((uint4 *)a->out, (const uint4 *)a->scratch, f / 8);
+        LAUNCHED();
+    } else {
+        multiply(c, a, a->scratch, 0);
+        cuda_silu_mul((struct backend *)(void *)c, a->out, (const float *)a->scratch, a->n_rows, f);
+    }
+}
+
+/* -- ops --------------------------------------------------------------------------------------------------------- */
+
+bool linear_is_gemv(const struct cuda *c, int32_t n_rows)
+{
+    return n_rows <= GEMV_ROWS && !c->deterministic;
+}
+
+void linear_run(struct cuda *c, const struct linear_args *a)
+{
+    assert(a->n_rows > 0 && a->n_rows <= c->max_rows && a->w->cols <= c->max_cols);
+    if (linear_is_gemv(c, a->n_rows))
+        gemv_run(c, a);
+    else
+        many_rows(c, a);
 }
 
 void cuda_linear(struct backend *be, float *out, const void *x, const struct weight *w, int32_t n_rows)
 {
-    struct cuda *c = cuda_of(be);
-    const float one = 1, zero = 0;
-    int32_t k = cuda_pad(w->cols);
-    assert(n_rows > 0 && n_rows <= c->max_rows && w->cols <= c->max_cols);
-    struct plan *p = plan_of(c, w->rows, k, n_rows);
-    LT(cublasLtMatmul(c->lt, p->op, &one, w->part[0].data, p->w, x, p->x, &zero, out, p->out, out, p->out, &p->algo,
-                      c->workspace, LT_WORKSPACE, c->stream));
+    struct linear_args a = {.x = (const __nv_bfloat16 *)x, .w = w, .n_rows = n_rows, .kind = LINEAR_F32, .out = out};
+    linear_run(cuda_of(be), &a);
 }
 
-void linear_close(struct cuda *c)
+void cuda_linear_silu(struct backend *be, void *out, float *gu, const void *x, const struct weight *w, int32_t n_rows)
 {
-    for (int i = 0; i < PLANS; i++)
-        plan_free(&c->plan[i]);
+    struct linear_args a = {
+        .x = (const __nv_bfloat16 *)x, .w = w, .n_rows = n_rows, .kind = LINEAR_SILU, .out = out, .scratch = gu};
+    linear_run(cuda_of(be), &a);
 }

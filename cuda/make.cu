@@ -5,11 +5,10 @@
 #include "cuda/cuda.cuh"
 
 #include <assert.h>
-#include <errno.h>
 
 #define THREADS 256
 
-/* A thread owns elements 4i .. 4i + 3 in row-major order. */
+/* A thread owns elements 4i .. 4i + 3 in row-major order; key is that of the first. */
 static __global__ void make_kernel(__nv_bfloat16 *out, uint64_t n_words, uint64_t key, float scale, int32_t cols,
                                    int32_t stride)
 {
@@ -26,30 +25,28 @@ static __global__ void make_kernel(__nv_bfloat16 *out, uint64_t n_words, uint64_
     }
 }
 
+/* Rows of a part, which begins at row `first` of w, some at a time. */
+static void make_rows(struct cuda *c, const struct weight *w, int32_t first, const struct weight_part *p)
+{
+    int32_t at_once = weight_rows_max(w);
+    assert(p->made_scale > 0 && (uint64_t)p->rows * (uint64_t)p->cols % 4 == 0);
+    for (int32_t r = 0; r < p->rows; r += at_once) {
+        int32_t n = p->rows - r < at_once ? p->rows - r : at_once;
+        uint64_t before = (uint64_t)r * (uint64_t)p->cols / 4, words = (uint64_t)n * (uint64_t)p->cols / 4;
+        make_kernel<<<(unsigned)c->n_sm * 16, THREADS, 0, c->stream>>>(weight_begin(c, w, first + r), words,
+                                                                       p->made_key + before * 0x9E3779B97F4A7C15u,
+                                                                       p->made_scale, p->cols, cuda_pad(p->cols));
+        LAUNCHED();
+        weight_end(c, w, first + r, n);
+    }
+}
+
 int cuda_weight_make(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
                      struct err *e)
 {
     struct cuda *c = cuda_of(be);
-    struct weight w = {};
-    uint64_t bytes = 0;
-    assert(n_parts >= 1 && n_parts <= WEIGHT_PARTS_MAX);
-    w.cols = parts[0].cols;
-    for (int i = 0; i < n_parts; i++)
-        bytes += cuda_weight_bytes(parts[i].dtype, parts[i].rows, w.cols);
-    uint8_t *data = (uint8_t *)cuda_alloc(c, bytes);
-    if (!data)
-        return err_set(e, ENOMEM, "no memory on the GPU for a weight of %llu bytes", (unsigned long long)bytes);
-    for (int i = 0; i < n_parts; i++) {
-        const struct weight_part *p = &parts[i];
-        uint64_t n = (uint64_t)p->rows * (uint64_t)p->cols;
-        assert(p->made_scale > 0 && p->cols == w.cols && n % 4 == 0);
-        make_kernel<<<(unsigned)c->n_sm * 16, THREADS, 0, c->stream>>>((__nv_bfloat16 *)data, n / 4, p->made_key,
-                                                                       p->made_scale, p->cols, cuda_pad(p->cols));
-        LAUNCHED();
-        w.part[w.n_parts++] = {data, cuda_weight_bytes(p->dtype, p->rows, p->cols), p->dtype, p->rows};
-        w.rows += p->rows;
-        data += w.part[i].bytes;
-    }
-    *out = w;
-    return 0;
+    int rc = weight_open(c, out, parts, n_parts, e);
+    for (int32_t i = 0, first = 0; i < n_parts && !rc; first += parts[i++].rows)
+        make_rows(c, out, first, &parts[i]);
+    return rc;
 }

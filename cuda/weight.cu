@@ -1,9 +1,10 @@
-/* weight - matrices onto the card as bfloat16: [rows of all parts][columns padded to 8], one block.
+/* weight - matrices onto the card as bfloat16: [rows of all parts][columns padded to 8], one block; or as e4m3 with a
+ * scale per row (fp8.cuh), when that is how they shall be kept: then rows are bfloat16 in between.
  *
  * Host rows go through two pinned buffers of a few MB in turn: while one is copied, the CPU fills the other. Block
  * types travel as they are and are decoded on the card by quant.h, 32 elements a thread.
  */
-#include "cuda/cuda.cuh"
+#include "cuda/fp8.cuh"
 
 #include <assert.h>
 #include <errno.h>
@@ -11,6 +12,7 @@
 
 #define THREADS    256
 #define LOAD_BYTES (8u << 20)
+#define WIDE_BYTES (32u << 20) /* rows that are bfloat16 in between */
 
 /* Element count that a thread decodes: a block of the block types. */
 static __global__ void decode_kernel(__nv_bfloat16 *out, const uint8_t *rows, uint32_t dtype, int32_t n_rows,
@@ -29,8 +31,93 @@ static __global__ void decode_kernel(__nv_bfloat16 *out, const uint8_t *rows, ui
         out[r * stride + k0 + i] = __float2bfloat16_rn(x[i]);
 }
 
-/* Rows r0 .. r0 + n - 1 of a part: gaps closed on the way. */
-static void load_rows(struct cuda *c, __nv_bfloat16 *out, const struct weight_part *p, int32_t r0, int32_t n)
+/* -- memory ------------------------------------------------------------------------------------------------------ */
+
+uint64_t cuda_weight_bytes(uint32_t dtype, int32_t rows, int32_t cols)
+{
+    if (dtype == DT_F8)
+        return (uint64_t)rows * ((uint64_t)cols + sizeof(float));
+    return (uint64_t)rows * (uint64_t)cuda_pad(cols) * sizeof(__nv_bfloat16);
+}
+
+static uint32_t kept_as(const struct weight_part *p)
+{
+    return p->keep ? p->keep : p->dtype;
+}
+
+static int check_part(const struct cuda *c, const struct weight_part *p, struct err *e)
+{
+    if (!quant_row_bytes(p->dtype, p->cols))
+        return err_set(e, ENOTSUP,
+                       "weight type %u with %d columns: cuda takes F32 F16 BF16, and Q8_0 Q4_0 Q4_1 with a multiple of "
+                       "%d columns",
+                       p->dtype, p->cols, QUANT_BLOCK);
+    if (p->keep == DT_F8 && (p->cols % 16 || p->rows % 16))
+        return err_set(e, ENOTSUP, "a weight of %d x %d can't be kept in fp8: both must be multiples of 16", p->rows,
+                       p->cols);
+    if (p->keep == DT_F8 && 10 * c->major + c->minor < 89)
+        return err_set(e, ENOTSUP, "weights in fp8 need a GPU of compute capability 8.9 or newer; this one has %d.%d",
+                       c->major, c->minor);
+    return 0;
+}
+
+static bool take_fp8(struct cuda *c)
+{
+    if (!c->wide)
+        c->wide = (__nv_bfloat16 *)cuda_alloc(c, WIDE_BYTES);
+    return c->wide && fp8_open(c);
+}
+
+int weight_open(struct cuda *c, struct weight *out, const struct weight_part *parts, int n_parts, struct err *e)
+{
+    struct weight w = {};
+    uint64_t bytes = 0;
+    assert(n_parts >= 1 && n_parts <= WEIGHT_PARTS_MAX);
+    w.cols = parts[0].cols;
+    w.n_parts = n_parts;
+    for (int i = 0; i < n_parts; i++) {
+        const struct weight_part *p = &parts[i];
+        int rc = check_part(c, p, e);
+        if (rc)
+            return rc;
+        assert(p->cols == w.cols && p->rows > 0 && p->keep == parts[0].keep);
+        w.part[i] = {NULL, cuda_weight_bytes(kept_as(p), p->rows, p->cols), kept_as(p), p->rows};
+        w.rows += p->rows;
+        bytes += w.part[i].bytes;
+    }
+    uint8_t *data = fp8_is(&w) && !take_fp8(c) ? NULL : (uint8_t *)cuda_alloc(c, bytes);
+    if (!data)
+        return err_set(e, ENOMEM, "no memory on the GPU for a weight of %llu bytes", (unsigned long long)bytes);
+    for (int32_t i = 0, row = 0; i < n_parts; row += w.part[i++].rows)
+        w.part[i].data = data +
+                         (uint64_t)row * (fp8_is(&w) ? (uint64_t)w.cols : (uint64_t)cuda_pad(w.cols) * sizeof *c->wide);
+    *out = w;
+    return 0;
+}
+
+/* -- rows -------------------------------------------------------------------------------------------------------- */
+
+int32_t weight_rows_max(const struct weight *w)
+{
+    int32_t rows = (int32_t)(WIDE_BYTES / 2 / (uint64_t)cuda_pad(w->cols));
+    return rows < 4 ? 4 : rows / 4 * 4;
+}
+
+__nv_bfloat16 *weight_begin(struct cuda *c, const struct weight *w, int32_t row)
+{
+    return fp8_is(w) ? c->wide : (__nv_bfloat16 *)w->part[0].data + (size_t)row * (size_t)cuda_pad(w->cols);
+}
+
+void weight_end(struct cuda *c, const struct weight *w, int32_t row, int32_t n)
+{
+    if (fp8_is(w))
+        fp8_quantise(c, (uint8_t *)w->part[0].data + (size_t)row * (size_t)w->cols, fp8_scales(w) + row, c->wide, n,
+                     w->cols);
+}
+
+/* Rows r0 .. r0 + n - 1 of a part, which begins at row `first` of w: gaps closed on the way. */
+static void load_rows(struct cuda *c, const struct weight *w, int32_t first, const struct weight_part *p, int32_t r0,
+                      int32_t n)
 {
     struct stage_slot *s = &c->load[c->load_turn++ % 2];
     uint64_t row = quant_row_bytes(p->dtype, p->cols), bytes = row * (uint64_t)n;
@@ -43,56 +130,26 @@ static void load_rows(struct cuda *c, __nv_bfloat16 *out, const struct weight_pa
     CU(cudaEventRecord(s->copied, c->stream));
     size_t threads = (size_t)n * (size_t)((stride + QUANT_BLOCK - 1) / QUANT_BLOCK);
     decode_kernel<<<(unsigned)((threads + THREADS - 1) / THREADS), THREADS, 0, c->stream>>>(
-        out, (const uint8_t *)s->dev, p->dtype, n, p->cols, stride, row, quant_row_bytes(p->dtype, QUANT_BLOCK));
+        weight_begin(c, w, first + r0), (const uint8_t *)s->dev, p->dtype, n, p->cols, stride, row,
+        quant_row_bytes(p->dtype, QUANT_BLOCK));
     LAUNCHED();
-}
-
-uint64_t cuda_weight_bytes(uint32_t dtype, int32_t rows, int32_t cols)
-{
-    return (uint64_t)rows * (uint64_t)cuda_pad(cols) * sizeof(__nv_bfloat16);
-}
-
-static int check_part(const struct weight_part *p, struct err *e)
-{
-    if (quant_row_bytes(p->dtype, p->cols))
-        return 0;
-    return err_set(e, ENOTSUP,
-                   "weight type %u with %d columns: cuda takes F32 F16 BF16, and Q8_0 Q4_0 Q4_1 with a multiple of %d "
-                   "columns",
-                   p->dtype, p->cols, QUANT_BLOCK);
+    weight_end(c, w, first + r0, n);
 }
 
 int cuda_weight_load(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
                      struct err *e)
 {
     struct cuda *c = cuda_of(be);
-    struct weight w = {};
-    uint64_t bytes = 0;
-    assert(n_parts >= 1 && n_parts <= WEIGHT_PARTS_MAX);
-    w.cols = parts[0].cols;
-    for (int i = 0; i < n_parts; i++) {
-        int rc = check_part(&parts[i], e);
-        if (rc)
-            return rc;
-        assert(parts[i].cols == w.cols && parts[i].rows > 0);
-        bytes += cuda_weight_bytes(parts[i].dtype, parts[i].rows, w.cols);
-    }
-    uint8_t *data = (uint8_t *)cuda_alloc(c, bytes);
-    if (!data)
-        return err_set(e, ENOMEM, "no memory on the GPU for a weight of %llu bytes", (unsigned long long)bytes);
-    for (int i = 0; i < n_parts; i++) {
+    int rc = weight_open(c, out, parts, n_parts, e);
+    if (rc)
+        return rc;
+    for (int32_t i = 0, first = 0; i < n_parts; first += parts[i++].rows) {
         const struct weight_part *p = &parts[i];
-        struct weight_seg seg = {data, cuda_weight_bytes(p->dtype, p->rows, p->cols), p->dtype, p->rows};
-        int32_t at_once = (int32_t)(LOAD_BYTES / quant_row_bytes(p->dtype, p->cols)), stride = cuda_pad(p->cols);
-        at_once = at_once ? at_once : 1;
+        int32_t at_once = (int32_t)(LOAD_BYTES / quant_row_bytes(p->dtype, p->cols)), most = weight_rows_max(out);
+        at_once = at_once < 1 ? 1 : at_once < most ? at_once : most;
         for (int32_t r = 0; r < p->rows; r += at_once)
-            load_rows(c, (__nv_bfloat16 *)data + (size_t)r * stride, p, r,
-                      p->rows - r < at_once ? p->rows - r : at_once);
-        w.part[w.n_parts++] = seg;
-        w.rows += p->rows;
-        data += seg.bytes;
+            load_rows(c, out, first, p, r, p->rows - r < at_once ? p->rows - r : at_once);
     }
-    *out = w;
     return 0;
 }
 

@@ -82,6 +82,7 @@ struct sys_table sys = {
     .fsync = fsync,
     .unlink = unlink,
     .rename = rename,
+    .mkdir = mkdir,
     .flock = flock,
     .fstatvfs = fstatvfs,
     .opendir = opendir,

@@ -33,6 +33,7 @@ struct sys_table {
     int (*fsync)(int fd);
     int (*unlink)(const char *path);
     int (*rename)(const char *from, const char *to);
+    int (*mkdir)(const char *path, mode_t mode);
     int (*flock)(int fd, int op);
     int (*fstatvfs)(int fd, struct statvfs *st);
     DIR *(*opendir)(const char *path);

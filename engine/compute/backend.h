@@ -31,7 +31,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BACKEND_ABI 3
+#define BACKEND_ABI 4
 
 /* D is even and at most this: kernels keep a head on the stack. Families refuse other models. */
 #define BACKEND_HEAD_DIM_MAX 256
@@ -45,6 +45,7 @@ struct weight_part {
     uint64_t row_bytes;
     uint64_t made_key; /* of a matrix that is made, not read: bf16(v[i] * made_scale) under that key, */
     float made_scale;  /* 0 = it is read */
+    uint32_t keep; /* DT_F8: the backend shall keep it in 8 bits (cuda; of all parts of a weight alike). 0: as it is */
 };
 
 #define WEIGHT_PARTS_MAX 3
@@ -138,7 +139,7 @@ struct backend_ops {
     int (*weight_make)(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
                        struct err *e);
     void (*weight_free)(struct backend *be, struct weight *w); /* zeroes w */
-    /* Bytes weight_load will take for this part, for --plan. */
+    /* Bytes weight_load will take for this part, for --plan; DT_F8 for one that shall be kept so. */
     uint64_t (*weight_bytes)(uint32_t dtype, int32_t rows, int32_t cols);
 
     /* -- a step: pass_begin, the ops of the forward pass, pass_end, sample, step_end; later step_wait. Other ops (copy)

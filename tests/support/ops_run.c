@@ -192,6 +192,20 @@ void ops_linear(const struct ops_dev *d, float *out, const float *x, const struc
     free(in);
 }
 
+void ops_linear_silu(const struct ops_dev *d, float *out, const float *x, const struct weight *w, int32_t n)
+{
+    void *in, *poison;
+    int32_t f = w->rows / 2;
+    struct buf bx = input_rows(d, x, n, w->cols, &in), bo = input_rows(d, NULL, n, f, &poison);
+    struct buf bg = floats_out(d, (size_t)n * w->rows);
+    float *gu = ops_poison((size_t)n * w->rows * sizeof *gu);
+    d->ops->linear_silu(d->be, bo.dev, bg.dev, bx.dev, w, n);
+    drop_buf(d, bx, in);
+    take_buf(d, bg, gu);
+    take_rows(d, bo, n, f, out);
+    free(gu), free(poison), free(in);
+}
+
 void ops_rope_kv(const struct ops_dev *d, const struct rope_args *a, size_t pool_bytes)
 {
     size_t n = (size_t)a->step->n_rows * (size_t)(a->n_heads + 2 * (int32_t)a->kv->n_kv_heads) * a->kv->head_dim;

@@ -41,6 +41,8 @@ void ops_embed(const struct ops_dev *d, float *out, const struct weight *w, cons
 void ops_add_norm(const struct ops_dev *d, float *out, float *x, const float *add, const float *w, float eps, int32_t n,
                   int32_t width);
 void ops_linear(const struct ops_dev *d, float *out, const float *x, const struct weight *w, int32_t n);
+/* The backend must have it. out [n][rows / 2]. */
+void ops_linear_silu(const struct ops_dev *d, float *out, const float *x, const struct weight *w, int32_t n);
 /* a->kv->base is host memory of pool_bytes, changed as the op does; a->qkv too. */
 void ops_rope_kv(const struct ops_dev *d, const struct rope_args *a, size_t pool_bytes);
 /* Host out.o [T][H][D] (or the same as floats to out_input, by way of input rows) and out.lse_ln [T][H] (or NULL);

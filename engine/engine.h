@@ -46,6 +46,7 @@ struct engine_config {
     uint32_t max_queued;               /* requests waiting; 0 = 256 */
     uint64_t max_queued_tokens;        /* prompt tokens waiting; 0 = 4 x the pool */
     uint32_t step_ms;                  /* bound on the time of a step; 0 = 100 */
+    uint8_t fp8_weights;               /* 1 = layers' matrices are kept in 8 bits (GPU), or no start */
     uint8_t deterministic;             /* 1 = row invariance (backend.h), or no start */
     uint8_t no_prefix_cache;           /* 1 = every prompt is computed whole */
     uint8_t log_level;                 /* enum log_level, of the engine process */

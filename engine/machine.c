@@ -130,6 +130,10 @@ static int resolve(struct machine *m, const struct backend_ops **ops, const stru
     snprintf(p->backend, sizeof p->backend, "%s", (*ops)->name);
     if ((ret = loader_open(&m->loader, c->model, e)))
         return ret;
+    if (c->fp8_weights && strcmp((*ops)->name, "cuda") != 0)
+        return err_set(e, ENOTSUP, "model.weights: fp8 needs a GPU (backend: cuda); with backend %s use as_stored%s%s",
+                       (*ops)->name, m->plan.no_gpu[0] ? ". No GPU: " : "", m->plan.no_gpu);
+    loader_set_keep(m->loader, c->fp8_weights ? DT_F8 : 0);
     const struct model_shape *s = loader_ops(m->loader)->shape(m->loader);
     *arch = arch_find(s->arch);
     if (!*arch)
@@ -168,6 +172,21 @@ static int32_t max_cols(const struct model_shape *s)
     return heads > n ? heads : n;
 }
 
+/* What decides the numbers: the model, and how its weights are kept. */
+static int take_fingerprint(struct machine *m, struct err *e)
+{
+    int ret = loader_ops(m->loader)->fingerprint(m->loader, &m->fingerprint, e);
+    if (ret || !m->config.fp8_weights)
+        return ret;
+    struct hash_state *h = hash_open();
+    if (!h)
+        return err_set(e, ENOMEM, "no memory for the model's fingerprint");
+    hash_field(h, 1, "weights fp8 1", 13);
+    hash_field(h, 2, &m->fingerprint, sizeof m->fingerprint);
+    hash_finish(h, &m->fingerprint);
+    return 0;
+}
+
 int machine_open(struct machine *m, const struct engine_config *c,
                  int (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, struct err *e)
 {
@@ -200,7 +219,7 @@ int machine_open(struct machine *m, const struct engine_config *c,
         m->views[i] = kv_layout_view(&m->layout, m->pool, i);
     if ((ret = arch->open(&m->model, m->be, m->loader, (int32_t)m->config.max_rows, (int32_t)m->config.max_seqs,
                           progress, ctx, e)) ||
-        (ret = loader_ops(m->loader)->fingerprint(m->loader, &m->fingerprint, e)))
+        (ret = take_fingerprint(m, e)))
         goto fail;
     snprintf(m->device, sizeof m->device, "%s", ops->describe(m->be));
     log_info("engine load", "model=%s arch=%s backend=%s device=\"%s\" ctx=%u blocks=%u block_tokens=%u kv_bytes=%llu",

@@ -52,6 +52,7 @@ void app_engine_config(const struct config *conf, struct engine_config *out)
     out->max_queued = (uint32_t)conf->sched.max_queued;
     out->max_queued_tokens = (uint64_t)conf->sched.max_queued_tokens;
     out->step_ms = (uint32_t)conf->sched.step_ms;
+    out->fp8_weights = conf->model.weights == CONFIG_WEIGHTS_FP8;
     out->deterministic = conf->engine.deterministic;
     out->no_prefix_cache = !conf->kv.prefix_cache;
     out->log_level = (uint8_t)conf->log.level;

@@ -26,6 +26,7 @@ enum config_backend { CONFIG_BACKEND_AUTO, CONFIG_BACKEND_CPU, CONFIG_BACKEND_CU
 enum config_isa { CONFIG_ISA_AUTO, CONFIG_ISA_REF, CONFIG_ISA_AVX2, CONFIG_ISA_AVX512 };
 enum config_kv_format { CONFIG_KV16, CONFIG_KV32 };
 enum config_load { CONFIG_LOAD_AUTO, CONFIG_LOAD_ALWAYS };
+enum config_weights { CONFIG_WEIGHTS_AS_STORED, CONFIG_WEIGHTS_FP8 };
 enum config_metrics { CONFIG_METRICS_NONE, CONFIG_METRICS_VLLM };
 
 enum config_source { CONFIG_DEFAULT, CONFIG_FILE, CONFIG_ENV, CONFIG_SET, CONFIG_FLAG };
@@ -44,6 +45,7 @@ struct config {
     struct {
         const char *path, *random, *chat_template; /* NULL = not set */
         struct config_list alias;
+        int weights; /* enum config_weights */
     } model;
     struct config_list listen;
     struct {

@@ -33,6 +33,8 @@ const struct config_row config_rows[] = {
     {TEXT(model.random, NULL, "random weights instead of a file: SHAPE[:SEED], for tests and planning")},
     {LIST(model.alias, NULL, "names that requests may use for the model; the first is shown")},
     {PATH(model.chat_template, NULL, "Jinja file to use instead of the model's own chat template")},
+    {ENUM(model.weights, "as_stored", "as_stored|fp8",
+          "layers' weights: as the file has them, or in 8 bits (GPU only)")},
     {LIST(listen, "127.0.0.1:8080,[::1]:8080", "HOST:PORT, [IPV6]:PORT or unix:PATH; public ones need API keys")},
     {INT(http.max_connections, "4096", 1, 1000000, "open connections; one more is answered 503 and closed")},
     {BYTES(http.max_body, "64MiB", KIB, 4 * GIB, "request body; larger is answered 413")},

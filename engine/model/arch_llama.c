@@ -135,7 +135,9 @@ struct survey { /* sums over all tensors of the model */
     struct err *e;
 };
 
-static int see_tensor(struct survey *v, const char *name, int32_t rows, int32_t cols, bool vector)
+enum use { VECTOR, MATRIX, LAYER_MATRIX };
+
+static int see_tensor(struct survey *v, const char *name, int32_t rows, int32_t cols, enum use use)
 {
     struct weight_part p;
     int rc = loader_ops(v->l)->find(v->l, name, &p, v->e);
@@ -145,7 +147,8 @@ static int see_tensor(struct survey *v, const char *name, int32_t rows, int32_t 
         return err_set(v->e, EINVAL, "tensor %s is %d x %d: must be %d x %d by the metadata", name, p.rows, p.cols,
                        rows, cols);
     v->file_bytes += (uint64_t)rows * p.row_bytes;
-    v->backend_bytes += vector ? (uint64_t)cols * sizeof(float) : v->be->weight_bytes(p.dtype, rows, cols);
+    uint32_t kept = use == LAYER_MATRIX && loader_keep(v->l) ? loader_keep(v->l) : p.dtype;
+    v->backend_bytes += use == VECTOR ? (uint64_t)cols * sizeof(float) : v->be->weight_bytes(kept, rows, cols);
     return 0;
 }
 
@@ -155,12 +158,12 @@ static int see_layer(struct survey *v, const struct model_shape *s, int32_t laye
     int rc = 0;
     for (int n = 0; n < N_NORMS && !rc; n++) {
         layer_name(name, layer, norms[n]);
-        rc = see_tensor(v, name, 1, s->n_embd, true);
+        rc = see_tensor(v, name, 1, s->n_embd, VECTOR);
     }
     for (int k = 0; k < N_MATRICES && !rc; k++)
         for (int p = 0; p < matrices[k].n_parts && !rc; p++) {
             layer_name(name, layer, matrices[k].part[p].name);
-            rc = see_tensor(v, name, dim(s, matrices[k].part[p].rows), dim(s, matrices[k].part[p].cols), false);
+            rc = see_tensor(v, name, dim(s, matrices[k].part[p].rows), dim(s, matrices[k].part[p].cols), LAYER_MATRIX);
         }
     return rc;
 }
@@ -186,11 +189,11 @@ static int survey(struct survey *v)
     const struct model_shape *s = loader_ops(v->l)->shape(v->l);
     int rc = refuse_extras(v);
     if (!rc)
-        rc = see_tensor(v, "token_embd.weight", s->vocab, s->n_embd, false);
+        rc = see_tensor(v, "token_embd.weight", s->vocab, s->n_embd, MATRIX);
     if (!rc && !s->tied)
-        rc = see_tensor(v, "output.weight", s->vocab, s->n_embd, false);
+        rc = see_tensor(v, "output.weight", s->vocab, s->n_embd, MATRIX);
     if (!rc)
-        rc = see_tensor(v, "output_norm.weight", 1, s->n_embd, true);
+        rc = see_tensor(v, "output_norm.weight", 1, s->n_embd, VECTOR);
     for (int32_t i = 0; i < s->n_layers && !rc; i++)
         rc = see_layer(v, s, i);
     return rc;
@@ -229,22 +232,24 @@ static int advance(struct loading *ld, const struct weight_part *p)
     return 0;
 }
 
-/* Can the backend make these parts by itself? They are in part[] then. */
-static bool is_made(struct loading *ld, struct weight_part *part, const char *const *names, int n)
+/* Can the backend make these parts by itself? They are in part[] then. keep: as in struct weight_part. */
+static bool is_made(struct loading *ld, struct weight_part *part, const char *const *names, int n, uint32_t keep)
 {
     bool made = ld->m->op->weight_make;
-    for (int i = 0; i < n && made; i++)
+    for (int i = 0; i < n && made; i++) {
         made = loader_ops(ld->l)->find(ld->l, names[i], &part[i], ld->e) == 0 && part[i].made_scale > 0;
+        part[i].keep = keep;
+    }
     return made;
 }
 
-static int load_matrix(struct loading *ld, struct weight *out, const char *const *names, int n)
+static int load_matrix(struct loading *ld, struct weight *out, const char *const *names, int n, uint32_t keep)
 {
     const struct loader_ops *from = loader_ops(ld->l);
     struct weight_loan loan[WEIGHT_PARTS_MAX] = {0};
     struct weight_part part[WEIGHT_PARTS_MAX];
     int rc = 0;
-    if (is_made(ld, part, names, n)) {
+    if (is_made(ld, part, names, n, keep)) {
         rc = ld->m->op->weight_make(ld->m->be, out, part, n, ld->e);
         for (int i = 0; i < n && !rc; i++)
             rc = advance(ld, &part[i]);
@@ -253,6 +258,7 @@ static int load_matrix(struct loading *ld, struct weight *out, const char *const
     for (int i = 0; i < n && !rc; i++) {
         rc = from->take(ld->l, names[i], &loan[i], ld->e);
         part[i] = loan[i].part;
+        part[i].keep = keep;
     }
     if (!rc)
         rc = ld->m->op->weight_load(ld->m->be, out, part, n, ld->e);
@@ -304,7 +310,7 @@ static int load_layer(struct loading *ld, int32_t layer)
             layer_name(name[p], layer, matrices[k].part[p].name);
             names[p] = name[p];
         }
-        rc = load_matrix(ld, &to->w[k], names, matrices[k].n_parts);
+        rc = load_matrix(ld, &to->w[k], names, matrices[k].n_parts, loader_keep(ld->l));
     }
     return rc;
 }
@@ -313,13 +319,13 @@ static int load_all(struct loading *ld)
 {
     struct model *m = ld->m;
     const char *const embed = "token_embd.weight", *const out_head = "output.weight";
-    int rc = load_matrix(ld, &m->embed, &embed, 1);
+    int rc = load_matrix(ld, &m->embed, &embed, 1, 0);
     for (int32_t i = 0; i < m->head.shape.n_layers && !rc; i++)
         rc = load_layer(ld, i);
     if (!rc)
         rc = load_vector(ld, &m->out_norm, "output_norm.weight");
     if (!rc && !m->head.shape.tied)
-        rc = load_matrix(ld, &m->out_head, &out_head, 1);
+        rc = load_matrix(ld, &m->out_head, &out_head, 1, 0);
     return rc;
 }
 

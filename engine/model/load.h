@@ -57,11 +57,24 @@ struct loader_ops {
 
 struct loader_head {
     const struct loader_ops *ops;
+    uint32_t
+        keep; /* DT_F8: a model shall keep the matrices of its layers so. 0: as they come. Loaders leave it alone */
 };
 
 static inline const struct loader_ops *loader_ops(const struct loader *l)
 {
     return ((const struct loader_head *)(const void *)l)->ops;
+}
+
+static inline uint32_t loader_keep(const struct loader *l)
+{
+    return ((const struct loader_head *)(const void *)l)->keep;
+}
+
+/* Before a model is opened from l. */
+static inline void loader_set_keep(struct loader *l, uint32_t dtype)
+{
+    ((struct loader_head *)(void *)l)->keep = dtype;
 }
 
 /* Open `source`: a path, or "random:SHAPE[:SEED]". 0, or -errno with e: nothing there, no loader knows it (names the

@@ -21,8 +21,8 @@
 #define QUANT_Q4_0_BYTES 18
 #define QUANT_Q4_1_BYTES 20
 
-/* Weight types, numbered as in GGUF (ggml_type) so that loaders pass them on. Blocks run along K. DT_F8 is in no file: e4m3
- * with a float scale per row, as a backend may keep a weight (weight_part.keep). */
+/* Weight types, numbered as in GGUF (ggml_type) so that loaders pass them on. Blocks run along K. DT_F8 is in no file:
+ * e4m3 with a float scale per row, as a backend may keep a weight (weight_part.keep). */
 enum dtype { DT_F32 = 0, DT_F16 = 1, DT_Q4_0 = 2, DT_Q4_1 = 3, DT_Q8_0 = 8, DT_BF16 = 30, DT_F8 = 256 };
 
 /* Bytes of one row of `cols` elements; 0 when the type is unknown or cols is no multiple of its block. */

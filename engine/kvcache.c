@@ -20,6 +20,7 @@ int kvcache_open(struct kvcache *c, uint32_t n_blocks, uint32_t block_tokens, bo
 
 void kvcache_close(struct kvcache *c)
 {
+    kvcache_prefetching(c, true);
     kvcache_detach(c);
     pool_close(c->pool);
     prefix_close(c->prefix);
@@ -222,27 +223,31 @@ void kvcache_finish(struct kvcache *c, uint64_t step)
     pool_finish(c->pool, step);
 }
 
+static void check_seq(const struct kvcache *c, const struct seq *s, uint32_t *refs)
+{
+    const struct table *t = &s->table;
+    uint32_t n_loading = 0;
+    table_check(t);
+    assert(s->n_published <= t->n);
+    for (size_t j = 0; j < t->n; j++) {
+        n_loading += t->blocks[j].state == TABLE_LOADING;
+        refs[t->blocks[j].id]++;
+        assert(!pool_cached(c->pool, t->blocks[j].id) || t->blocks[j].state == TABLE_READY);
+    }
+    assert(n_loading == s->n_loading);
+}
+
 void kvcache_check(const struct kvcache *c, struct seq *const *seqs, uint32_t n)
 {
     pool_check(c->pool);
     prefix_check(c->prefix);
     uint32_t n_blocks = pool_n_blocks(c->pool), *refs = calloc(n_blocks, sizeof *refs);
     assert(refs);
-    for (uint32_t i = 0; i < n; i++) {
-        if (!seqs[i])
-            continue;
-        const struct table *t = &seqs[i]->table;
-        table_check(t);
-        assert(seqs[i]->n_published <= t->n);
-        uint32_t n_loading = 0;
-        for (size_t j = 0; j < t->n; j++)
-            n_loading += t->blocks[j].state == TABLE_LOADING;
-        assert(n_loading == seqs[i]->n_loading);
-        for (size_t j = 0; j < t->n; j++) {
-            refs[t->blocks[j].id]++;
-            assert(!pool_cached(c->pool, t->blocks[j].id) || t->blocks[j].state == TABLE_READY);
-        }
-    }
+    for (uint32_t i = 0; i < n; i++)
+        if (seqs[i])
+            check_seq(c, seqs[i], refs);
+    if (c->guest)
+        check_seq(c, c->guest, refs);
     for (uint32_t b = 0; b < n_blocks; b++) {
         assert(refs[b] + (c->moving ? c->moving[b] : 0) == pool_refs(c->pool, (int32_t)b));
         assert(pool_cached(c->pool, (int32_t)b) == prefix_has(c->prefix, (int32_t)b));

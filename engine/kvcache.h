@@ -35,6 +35,7 @@ struct kvcache {
         int64_t ticket;
     } * fetches; /* [KVCACHE_FETCHES] contents kept in DRAM for queued requests */
     uint32_t n_fetches;
+    struct seq *guest; /* holds blocks but is in no queue: kvcache_prefetch. NULL = none */
 };
 
 #define KVCACHE_FETCHES 1024
@@ -100,6 +101,41 @@ bool kvcache_move(struct kvcache *c);
  * computed (the caller preempts s). */
 int kvcache_settle(struct kvcache *c, struct seq *s);
 void kvcache_moved(struct kvcache *c);
+
+/* -- chains of blocks known by their keys alone (sessions: session.h; kvcache_named.c). Ids are not compared here:
+ * nothing of this decides what a sequence reads. */
+
+/* One block after the other of a chain. Set root, keys and n, the rest 0; kvcache_next moves on. */
+struct kvcache_cursor {
+    const struct hash_key *root, *keys;
+    uint32_t n, next;
+    /* the block at next - 1 */
+    uint32_t where;      /* bits 1 << enum tier_id where it has a copy; 0: nowhere */
+    int32_t block;       /* of the pool, or -1 */
+    struct kv_ident who; /* with where != 0 */
+    bool has_check;      /* who.check is known, too */
+    int32_t ids[ENTRY_MAX_IDS];
+};
+/* False at the end of the chain. */
+bool kvcache_next(const struct kvcache *c, struct kvcache_cursor *at);
+/* The key before the one of block `depth` (>= 1) in its chain, as far as any tier tells. */
+bool kvcache_parent(const struct kvcache *c, const struct hash_key *root, const struct hash_key *key, uint32_t depth,
+                    struct hash_key *parent);
+/* The tier that a chain can be parked on: TIER_NVME, else TIER_DRAM; TIER_HBM: there is none below. */
+enum tier_id kvcache_lowest(const struct kvcache *c);
+/* The cursor's block shall have a copy there. 1: it has; 0: it is on its way; -ENOENT: the block is nowhere; -EAGAIN:
+ * no room now. */
+int kvcache_park(struct kvcache *c, const struct kvcache_cursor *at);
+/* Its copies in a tier below the pool stay until then (tiers_keep). */
+void kvcache_keep(struct kvcache *c, const struct kvcache_cursor *at, enum tier_id tier, uint64_t until_us);
+/* Predicted ns until a block from there would be in the pool; 0: it is there, or nowhere. */
+uint64_t kvcache_up_ns(const struct kvcache *c, uint32_t where);
+/* Bring the first n blocks of a chain into the pool, where they stay as cached ones, as many as there are without a
+ * gap and as half of the pool holds; one chain at a time. 0; -EBUSY: another one is on its way, -EAGAIN: no block can
+ * be had; -ENOENT: there is nothing to bring; -ENOMEM. */
+int kvcache_prefetch(struct kvcache *c, const struct hash_key *root, const struct hash_key *keys, uint32_t n);
+/* Is it still on its way? When it is not, or with `now`, its blocks are let go. Once a turn, after kvcache_moved. */
+bool kvcache_prefetching(struct kvcache *c, bool now);
 
 /* Every invariant of pool, prefix and the given tables together; abort on a broken one. */
 void kvcache_check(const struct kvcache *c, struct seq *const *seqs, uint32_t n);

@@ -18,5 +18,10 @@ int32_t kvcache_find(struct kvcache *c, struct seq *s, uint32_t i, int32_t paren
 /* Block i of s has just been published: copy it down. */
 void kvcache_store(struct kvcache *c, struct seq *s, uint32_t i);
 void kvcache_detach(struct kvcache *c);
+/* A move holds the block until its outcome is told: its bytes stay. It says nothing about who uses the content, so to
+ * the prefix cache the block may be idle meanwhile, and even be forgotten. */
+void kvcache_hold_for_move(struct kvcache *c, int32_t block);
+/* ns that computing block i of a sequence would take; 0: not known. */
+double kvcache_compute_ns(const struct kvcache *c, uint32_t i);
 
 #endif

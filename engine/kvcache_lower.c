@@ -49,22 +49,21 @@ static struct kv_ident content(struct seq *s, uint32_t i)
     };
 }
 
-/* ns that computing block i of a sequence would take. */
-static double compute_ns(const struct kvcache *c, uint32_t i)
+double kvcache_compute_ns(const struct kvcache *c, uint32_t i)
 {
     return c->budget ? budget_cost(c->budget, (uint64_t)i * c->block_tokens, c->block_tokens) : 0;
 }
 
 static struct tiers_worth worth(const struct kvcache *c, const struct seq *s, uint32_t i)
 {
-    struct tiers_worth w = {.seconds = (float)(compute_ns(c, i) / 1e9), .class = returns_class(&s->turn, i)};
+    struct tiers_worth w = {.seconds = (float)(kvcache_compute_ns(c, i) / 1e9),
+                            .class = returns_class(&s->turn, i),
+                            .in_memory = s->req->in_memory};
     memcpy(&w.session, s->keys[0].b, sizeof w.session); /* chains that begin alike are one session */
     return w;
 }
 
-/* A move holds the block until its outcome is told: its bytes stay. It says nothing about who uses the content, so to
- * the prefix cache the block may be idle meanwhile, and even be forgotten. */
-static void hold_for_move(struct kvcache *c, int32_t block)
+void kvcache_hold_for_move(struct kvcache *c, int32_t block)
 {
     pool_ref(c->pool, block);
     c->moving[block]++;
@@ -78,14 +77,14 @@ void kvcache_store(struct kvcache *c, struct seq *s, uint32_t i)
     struct tiers_worth w = worth(c, s, i);
     int32_t block = s->table.blocks[i].id;
     if (tiers_store(c->tiers, &who, block, &w) == 1)
-        hold_for_move(c, block);
+        kvcache_hold_for_move(c, block);
 }
 
 /* -- loading */
 
 static bool sooner_loaded(const struct kvcache *c, uint32_t where, uint32_t i)
 {
-    return c->load_always || !c->budget || (double)tiers_load_ns(c->tiers, where) < compute_ns(c, i);
+    return c->load_always || !c->budget || (double)tiers_load_ns(c->tiers, where) < kvcache_compute_ns(c, i);
 }
 
 /* Block i of s, absent, from below. True when it is on its way. */
@@ -99,10 +98,11 @@ static bool load_block(struct kvcache *c, struct seq *s, uint32_t i)
         kvcache_hold(c, shared);
         kvcache_give(c, b->id);
         b->id = shared;
-    } else if (!where || !sooner_loaded(c, where, i) || tiers_load(c->tiers, &who, b->id, c->queued, 0) != 0) {
+    } else if (!where || !(s->req->prefetch || sooner_loaded(c, where, i)) ||
+               tiers_load(c->tiers, &who, b->id, c->queued, 0) != 0) {
         return false;
     } else {
-        hold_for_move(c, b->id);
+        kvcache_hold_for_move(c, b->id);
     }
     table_load(&s->table, i);
     s->n_loading++;
@@ -194,6 +194,8 @@ void kvcache_moved(struct kvcache *c)
 {
     uint32_t n = 0;
     const struct tiers_outcome *done = c->tiers ? tiers_done(c->tiers, &n) : NULL;
+    if (c->guest)
+        kvcache_settle(c, c->guest); /* a block it can't have is one it does without */
     for (uint32_t i = 0; i < n; i++) {
         c->outcome[done[i].block] = OUTCOME_NONE;
         c->moving[done[i].block]--;

@@ -23,6 +23,10 @@ struct request {        /* what the choices share */
     uint32_t n_prompt, max_tokens, min_tokens;
     int32_t priority;
     bool progress, no_cache;
+    bool in_memory; /* what it computes is not to be written to NVMe for it */
+    bool prefetch;  /* no request of the front's: a session's blocks come up for it (kvcache_prefetch) */
+    bool in_session, leaf_sent;
+    struct engine_leaf leaf; /* of choice 0, when it is over */
     struct engine_sampling sampling;
     struct sample_bias *bias;
     int32_t *stop_ids;

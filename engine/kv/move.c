@@ -147,7 +147,7 @@ static void store_came(struct tiers *t, struct job *j)
         tiers_dram_ready(t, i);
         if (i->bad)
             tiers_retire(t, i);
-        else if (t->nvme)
+        else if (t->nvme && (!i->worth.in_memory || i->parked))
             tiers_enqueue(t, i, i->parked);
     } else {
         copy_failed(t, i);

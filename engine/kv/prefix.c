@@ -96,6 +96,21 @@ int32_t prefix_find(const struct prefix *p, const struct prefix_ident *who)
     return NONE;
 }
 
+int32_t prefix_named(const struct prefix *p, const struct hash_key *key, const struct hash_key *root)
+{
+    for (int32_t b = *bucket_of(p, key); b != NONE; b = p->entries[b].chain)
+        if (hash_key_equal(&p->entries[b].key, key) && hash_key_equal(&p->entries[b].root, root))
+            return b;
+    return NONE;
+}
+
+struct prefix_ident prefix_ident(const struct prefix *p, int32_t block)
+{
+    const struct entry *n = &p->entries[block];
+    assert(n->present);
+    return (struct prefix_ident){.key = n->key, .root = &n->root, .parent = n->parent, .ids = ids_of(p, block)};
+}
+
 void prefix_add(struct prefix *p, int32_t block, const struct prefix_ident *who)
 {
     struct entry *n = &p->entries[block];

@@ -50,6 +50,13 @@ int32_t prefix_evict(struct prefix *p);
 /* Forget an idle or busy entry that has no children (a block found bad). */
 void prefix_remove(struct prefix *p, int32_t block);
 
+/* -- by key alone, for who has no ids at hand (a session knows keys). What is found is a hint: whoever reads the block
+ * for a sequence looks it up with its ids again. */
+/* A block with this key and root, or -1. */
+int32_t prefix_named(const struct prefix *p, const struct hash_key *key, const struct hash_key *root);
+/* What the entry of a block is; its pointers are good until it is forgotten. */
+struct prefix_ident prefix_ident(const struct prefix *p, int32_t block);
+
 uint32_t prefix_n_entries(const struct prefix *p);
 uint32_t prefix_n_idle(const struct prefix *p);
 bool prefix_has(const struct prefix *p, int32_t block);

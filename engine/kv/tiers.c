@@ -167,6 +167,7 @@ static void enter_evict(struct tiers *t, struct evict *e, struct item *i, int32_
     if (parent != NONE && evict_state(e, parent) == EVICT_OUT)
         parent = NONE; /* it is filling */
     struct evict_block b = {.used_us = i->used_us,
+                            .keep_until_us = i->keep_us[dram ? TIER_DRAM : TIER_NVME],
                             .seconds = i->worth.seconds,
                             .bytes = (uint32_t)(t->slot_bytes > UINT32_MAX ? UINT32_MAX : t->slot_bytes),
                             .session = i->worth.session,
@@ -314,10 +315,39 @@ void tiers_use(struct tiers *t, const struct kv_ident *who, const struct tiers_w
     i->used_us = now;
     i->worth.session = w->session;
     i->worth.class = w->class;
+    if (i->worth.in_memory && !w->in_memory) {
+        i->worth.in_memory = false;
+        if (t->nvme && !i->bad && i->in_dram == COPY_READY && i->in_nvme == COPY_NONE)
+            tiers_enqueue(t, i, i->parked);
+    }
     if (i->in_dram == COPY_READY)
         evict_use(t->in_dram, i->dram, w->class, w->session, now);
     if (i->in_nvme == COPY_READY)
         evict_use(t->in_nvme, i->nvme, w->class, w->session, now);
+}
+
+const struct kv_entry *tiers_named(const struct tiers *t, const struct hash_key *key, const struct hash_key *root,
+                                   uint32_t depth)
+{
+    for (int32_t at = *bucket_of(t, key); at != NONE; at = t->items[at].chain) {
+        const struct kv_entry *e = tiers_entry(t, &t->items[at]);
+        if (!t->items[at].bad && hash_key_equal(&e->key, key) && e->depth == depth &&
+            memcmp(e->root, root->b, sizeof e->root) == 0)
+            return e;
+    }
+    return NULL;
+}
+
+void tiers_keep(struct tiers *t, const struct kv_ident *who, enum tier_id tier, uint64_t until_us)
+{
+    struct item *i = tiers_item(t, who);
+    if (!i)
+        return;
+    i->keep_us[tier] = until_us;
+    if (tier == TIER_DRAM && i->in_dram == COPY_READY)
+        evict_keep(t->in_dram, i->dram, until_us);
+    if (tier == TIER_NVME && i->in_nvme == COPY_READY)
+        evict_keep(t->in_nvme, i->nvme, until_us);
 }
 
 int tiers_park(struct tiers *t, const struct kv_ident *who)

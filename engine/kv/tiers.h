@@ -70,6 +70,10 @@ void tiers_close(struct tiers *t); /* waits for moves; NULL is fine */
 /* -- looking up */
 /* Where a content has a copy that could be loaded: bits 1 << TIER_DRAM, 1 << TIER_NVME; 0: not known. */
 uint32_t tiers_where(const struct tiers *t, const struct kv_ident *who);
+/* The entry of a content with this key, for who has no ids at hand (a session knows keys): a hint, as no ids were
+ * compared. NULL: not known. Valid until the next call. */
+const struct kv_entry *tiers_named(const struct tiers *t, const struct hash_key *key, const struct hash_key *root,
+                                   uint32_t depth);
 /* Predicted ns until one more block from there would be in HBM. */
 uint64_t tiers_load_ns(const struct tiers *t, uint32_t where);
 
@@ -78,6 +82,7 @@ struct tiers_worth {
     float seconds;    /* to compute it again */
     uint32_t session; /* who uses it: any hash */
     uint8_t class;    /* returns_turn.class */
+    bool in_memory;   /* who uses it does not want it on NVMe (another user may) */
 };
 
 /* -- down */
@@ -108,6 +113,8 @@ int tiers_park(struct tiers *t, const struct kv_ident *who);
 bool tiers_parked(const struct tiers *t, const struct kv_ident *who);
 /* Make durable what is parked: true when it is; false: under way, ask again after a turn. */
 bool tiers_flush(struct tiers *t);
+/* A session keeps the content in this tier until then (evict_keep); 0: no longer. */
+void tiers_keep(struct tiers *t, const struct kv_ident *who, enum tier_id tier, uint64_t until_us);
 /* Forget all copies below the pool. */
 void tiers_forget(struct tiers *t, const struct kv_ident *who);
 

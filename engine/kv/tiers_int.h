@@ -38,6 +38,7 @@ struct item {
     int32_t load;        /* under way, or NONE */
     int32_t prev, next;  /* in its queue of writes */
     struct tiers_worth worth;
+    uint64_t keep_us[TIER_COUNT]; /* a session's wish; 0 = none */
     uint64_t used_us;
 };
 

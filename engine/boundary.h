@@ -92,12 +92,15 @@ enum msg_type {
     MSG_SUBMIT = 1,
     MSG_CANCEL,
     MSG_CREDIT,
-    MSG_QUIT, /* in */
+    MSG_QUIT,
+    MSG_ASK, /* in */
     MSG_TOKENS = 16,
     MSG_PROGRESS,
     MSG_CHOICE_DONE,
     MSG_DONE,
-    MSG_FAILED /* out */
+    MSG_FAILED,
+    MSG_LEAF,
+    MSG_SAYS /* out */
 };
 
 struct msg_head {
@@ -112,6 +115,7 @@ struct msg_head {
  *   int32 prompt[n_prompt] | int32 stop[n_stop] | engine_bias bias[n_bias] | uint32 given_n[n] | int32 given[sum]
  * given: tokens that an engine before this one produced, per choice; MSG_GIVEN_DONE marks a finished choice. */
 #define MSG_GIVEN_DONE UINT32_MAX
+enum { MSG_FLAG_PROGRESS = 1, MSG_FLAG_NO_CACHE = 2, MSG_FLAG_IN_SESSION = 4, MSG_FLAG_IN_MEMORY = 8 };
 struct msg_submit {
     struct msg_head head;
     uint64_t at, bytes; /* extent in the arena */
@@ -119,7 +123,7 @@ struct msg_submit {
     uint32_t n_stop, n_bias, n, has_given;
     uint32_t max_tokens, min_tokens;
     int32_t priority;
-    uint32_t flags; /* 1 progress, 2 no_cache */
+    uint32_t flags; /* MSG_FLAG_* */
     struct engine_sampling sampling;
     uint8_t salt[32];
 };
@@ -161,7 +165,23 @@ struct msg_failed {
     char text[256];
 };
 
+struct msg_ask { /* head.id: the question */
+    struct msg_head head;
+    struct engine_question question;
+};
+
+struct msg_leaf {
+    struct msg_head head;
+    struct engine_leaf leaf;
+};
+
+struct msg_says { /* head.id: the question */
+    struct msg_head head;
+    struct engine_whereabouts says;
+};
+
 _Static_assert(sizeof(struct msg_head) == 24, "wire");
+_Static_assert(sizeof(struct engine_leaf) == 16 + 32 * ENGINE_RUNGS, "wire and disk");
 _Static_assert(sizeof(struct engine_tiers) % 8 == 0, "all fields are uint64_t");
 _Static_assert(sizeof(struct engine_logprob) == 8 + 8 * ENGINE_LOGPROBS_MAX, "wire");
 

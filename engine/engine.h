@@ -12,6 +12,7 @@
 #define HEARTH_ENGINE_ENGINE_H
 
 #include "engine/base/err.h"
+#include "engine/base/hash.h"
 #include "engine/base/str.h"
 #include "engine/kv/format.h" /* enum kv_format names the KV formats in engine_config */
 
@@ -100,9 +101,68 @@ struct engine_request {
     uint8_t salt[32]; /* tenant: blocks are shared only between equal salts */
     bool progress;    /* PROGRESS events wanted */
     bool no_cache;    /* do not look up prefixes (blocks are still published) */
+    bool in_session;  /* a LEAF event is wanted */
+    bool in_memory;   /* its blocks are not to be written to NVMe (unless another request has them, too) */
 };
 
-enum engine_event_type { ENGINE_TOKENS = 1, ENGINE_PROGRESS, ENGINE_CHOICE_DONE, ENGINE_DONE, ENGINE_FAILED };
+/* -- sessions: a session is a leaf and what its owner wishes for it. The engine knows neither names nor owners and
+ * remembers nothing that it could not do without: every question carries the leaf. */
+
+#define ENGINE_RUNGS 12
+
+/* Where a conversation ends: the key of its last full block, and those 1, 2, 4, ... blocks before, from which the chain
+ * is found again when its end has been forgotten. Made by the engine, kept by the front, which looks at n_* only. */
+struct engine_leaf {
+    uint64_t request;  /* that left it; 0: one of an earlier daemon */
+    uint32_t n_tokens; /* of the conversation, prompt and answer */
+    uint32_t n_blocks; /* full ones of them */
+    struct hash_key rungs[ENGINE_RUNGS];
+};
+
+enum engine_verb {
+    ENGINE_LOOK = 1, /* where its blocks are */
+    ENGINE_PARK,     /* write all to the lowest tier; the answer comes when that is durable. KEEP for ENGINE_PARK_S */
+    ENGINE_BRING,    /* into the pool: the answer comes at once and says how long it will take */
+    ENGINE_KEEP      /* give up other blocks first, for keep_us from now; not answered */
+};
+
+struct engine_question {
+    enum engine_verb verb;
+    struct engine_leaf leaf;
+    uint8_t salt[32];    /* of the request that left the leaf */
+    uint64_t keep_us[3]; /* KEEP: by tier (HBM: not used); 0: no longer */
+};
+
+enum engine_answer {
+    ENGINE_ANSWERED = 1,
+    ENGINE_NO_TIER, /* PARK: there is none below the pool */
+    ENGINE_NO_ROOM, /* PARK: the tier can't hold so many blocks */
+    ENGINE_LATE,    /* PARK: not durable yet after ENGINE_PARK_S; what was written stays */
+    ENGINE_BUSY,    /* too many questions are open */
+    ENGINE_NO_MEMORY,
+    ENGINE_GONE /* the engine is dead for good: the front says so, never an engine */
+};
+
+#define ENGINE_PARK_S    60
+#define ENGINE_QUESTIONS 64 /* open at a time */
+
+/* Of the leaf's n_blocks: how many each tier has (one may be in all three), how many none has. */
+struct engine_whereabouts {
+    enum engine_answer answer;
+    uint32_t in[3], missing;
+    uint32_t parked_on;  /* PARK: 1 DRAM, 2 NVMe */
+    uint64_t predict_us; /* BRING: until it is there; 0: it is */
+};
+
+enum engine_event_type {
+    ENGINE_TOKENS = 1,
+    ENGINE_PROGRESS,
+    ENGINE_CHOICE_DONE,
+    ENGINE_DONE,
+    ENGINE_FAILED,
+    ENGINE_LEAF, /* of a request in a session that was computed: comes before its DONE */
+    ENGINE_SAYS  /* answer to engine_ask; id: the question */
+};
 
 enum engine_finish { ENGINE_FINISH_STOP = 1, ENGINE_FINISH_LENGTH, ENGINE_FINISH_CANCELLED };
 
@@ -139,6 +199,8 @@ struct engine_event {
     enum engine_failure failure;     /* FAILED */
     char text[256];                  /* FAILED: sentence for the client */
     uint64_t queue_us, load_us, prefill_us, decode_us; /* DONE; load: until what lay below the pool was there */
+    struct engine_leaf leaf;                           /* LEAF */
+    struct engine_whereabouts says;                    /* SAYS */
 };
 
 enum engine_state { ENGINE_STARTING, ENGINE_LOADING, ENGINE_READY, ENGINE_DEAD };
@@ -205,6 +267,10 @@ void engine_cancel_choice(struct engine *g, uint64_t id, uint32_t choice);
  * pause their own request only. `tokens` is the count of tokens taken so far. */
 #define ENGINE_CREDIT 1024
 void engine_credit(struct engine *g, uint64_t id, uint32_t choice, uint32_t tokens);
+
+/* Ask about a session: *id names the answer, which comes once (SAYS), also over the death of an engine. 0; -EAGAIN: too
+ * many questions are open, or the ring is full; -ENOMEM; -EPIPE. */
+int engine_ask(struct engine *g, const struct engine_question *q, uint64_t *id, struct err *e);
 
 /* Next event: 1, or 0 when there is none. Call until 0 after engine_fd was readable. A dead engine is restarted here
  * and live requests are resubmitted, but those that a second engine died with: they FAIL, so that a request that kills

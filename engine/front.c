@@ -255,7 +255,8 @@ int engine_submit(struct engine *g, const struct engine_request *q, uint64_t *id
     r->msg.max_tokens = q->max_tokens;
     r->msg.min_tokens = q->min_tokens;
     r->msg.priority = q->priority;
-    r->msg.flags = (q->progress ? 1u : 0u) | (q->no_cache ? 2u : 0u);
+    r->msg.flags = (q->progress ? MSG_FLAG_PROGRESS : 0u) | (q->no_cache ? MSG_FLAG_NO_CACHE : 0u) |
+                   (q->in_session ? MSG_FLAG_IN_SESSION : 0u) | (q->in_memory ? MSG_FLAG_IN_MEMORY : 0u);
     r->msg.sampling = q->sampling;
     memcpy(r->msg.salt, q->salt, sizeof r->msg.salt);
     ret = send_submit(g, r, q, false, e);
@@ -316,6 +317,7 @@ void engine_credit(struct engine *g, uint64_t id, uint32_t choice, uint32_t toke
 
 void front_send_due(struct engine *g)
 {
+    front_ask_due(g);
     if (!g->n_due)
         return;
     g->n_due = 0;
@@ -433,6 +435,7 @@ void front_restart(struct engine *g)
         return;
     }
     bool ok = resubmit_all(g, &old, &e);
+    front_ask_again(g);
     extent_fini(&old_arena);
     boundary_close(&old);
     if (!ok) {

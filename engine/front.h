@@ -39,6 +39,12 @@ struct front_ready {
     char device[96];
 };
 
+struct front_ask { /* a question that is not answered yet */
+    uint64_t id;
+    struct engine_question q;
+    bool due; /* this engine has not been asked */
+};
+
 struct engine {
     struct engine_config config;
     enum engine_mode mode;
@@ -52,6 +58,8 @@ struct engine {
     size_t n_live, cap_live, n_doomed;
     uint64_t last_id;
     uint32_t generation, n_due; /* n_due: requests with a small message that waits for room */
+    struct front_ask asks[ENGINE_QUESTIONS];
+    uint32_t n_asks;
     uint64_t started_ns[RESTARTS_MAX];
     int epoll;
     bool dead;    /* for good */
@@ -67,5 +75,15 @@ void front_drop(struct engine *g, struct live *r);
 void front_send_due(struct engine *g);
 /* The engine has ended as g->how says: start a new one and submit everything again, or give up. */
 void front_restart(struct engine *g);
+
+/* -- front_ask.c: questions about sessions */
+void front_ask_due(struct engine *g);
+/* A new engine has heard none of them. */
+void front_ask_again(struct engine *g);
+/* Messages of n bytes in g->msg: 1 with ev set, or -EBADMSG. */
+int front_accept_says(struct engine *g, size_t n, struct engine_event *ev);
+int front_accept_leaf(struct engine *g, const struct live *r, size_t n, struct engine_event *ev);
+/* Of a dead engine: GONE for each question, one a call; 0: none is left. */
+int front_ask_fail(struct engine *g, struct engine_event *ev);
 
 #endif

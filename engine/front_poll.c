@@ -146,9 +146,11 @@ static int accept_message(struct engine *g, size_t n, struct engine_event *ev)
     memcpy(&h, g->msg, sizeof h);
     if (h.size != n || h.version != MSG_VERSION || h.generation != g->generation)
         return -EBADMSG;
+    if (h.type == MSG_SAYS)
+        return front_accept_says(g, n, ev);
     struct live *r = idmap_get(&g->by_id, h.id);
     if (!r || r->doomed || h.choice >= r->msg.n ||
-        (h.type != MSG_DONE && h.type != MSG_FAILED && r->choices[h.choice].over))
+        (h.type != MSG_DONE && h.type != MSG_FAILED && h.type != MSG_LEAF && r->choices[h.choice].over))
         return -EBADMSG;
     memset(ev, 0, sizeof *ev);
     ev->id = h.id;
@@ -163,6 +165,8 @@ static int accept_message(struct engine *g, size_t n, struct engine_event *ev)
         return accept_choice_done(g, r, n, ev);
     case MSG_DONE:
         return accept_done(g, r, n, ev);
+    case MSG_LEAF:
+        return front_accept_leaf(g, r, n, ev);
     case MSG_FAILED:
         return accept_failed(g, r, n, ev);
     default:
@@ -194,7 +198,7 @@ static int fail_doomed(struct engine *g, struct engine_event *ev)
 /* Of a dead engine: FAILED for each live request, one a call. */
 static int fail_next(struct engine *g, struct engine_event *ev)
 {
-    return g->n_live == 0 ? 0
+    return g->n_live == 0 ? front_ask_fail(g, ev)
                           : fail(g, g->live[g->n_live - 1], ENGINE_FAIL_INTERNAL,
                                  "the engine has stopped; the server's log says why", ev);
 }

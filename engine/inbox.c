@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LEAF_BLOCKS_MAX (1u << 22)
+
 struct submit_view { /* arrays of a SUBMIT, in the arena */
     const int32_t *prompt, *stop, *given;
     const struct engine_bias *bias;
@@ -104,6 +106,19 @@ static bool may_enter(struct loop *l, const struct msg_submit *m)
     return false;
 }
 
+/* Seed of the block keys of a tenant's requests. 0 or -ENOMEM. */
+static int root_of(const struct loop *l, const uint8_t salt[32], struct hash_key *out)
+{
+    struct kvcache_identity who = {
+        .model = l->m->fingerprint,
+        .block_tokens = l->m->layout.block_tokens,
+        .format = l->m->layout.format,
+        .numerics = backend_ops(l->m->be)->name,
+    };
+    memcpy(who.secret, l->m->config.secret, sizeof who.secret);
+    return kvcache_root(&who, salt, out);
+}
+
 static struct request *make_request(struct loop *l, const struct msg_submit *m, const struct submit_view *v)
 {
     struct request *r = calloc(1, sizeof *r);
@@ -116,22 +131,17 @@ static struct request *make_request(struct loop *l, const struct msg_submit *m, 
     r->max_tokens = m->max_tokens;
     r->min_tokens = m->min_tokens;
     r->priority = m->priority;
-    r->progress = m->flags & 1;
-    r->no_cache = m->flags & 2;
+    r->progress = m->flags & MSG_FLAG_PROGRESS;
+    r->no_cache = m->flags & MSG_FLAG_NO_CACHE;
+    r->in_session = m->flags & MSG_FLAG_IN_SESSION;
+    r->in_memory = m->flags & MSG_FLAG_IN_MEMORY;
     r->sampling = m->sampling;
     r->n_stop = m->n_stop;
     r->n_bias = m->n_bias;
     r->arrived_ns = sys.now_ns();
     r->stop_ids = malloc((m->n_stop + 1) * sizeof *r->stop_ids);
     r->bias = malloc((m->n_bias + 1) * sizeof *r->bias);
-    struct kvcache_identity who = {
-        .model = l->m->fingerprint,
-        .block_tokens = l->m->layout.block_tokens,
-        .format = l->m->layout.format,
-        .numerics = backend_ops(l->m->be)->name,
-    };
-    memcpy(who.secret, l->m->config.secret, sizeof who.secret);
-    if (!r->stop_ids || !r->bias || kvcache_root(&who, m->salt, &r->root) != 0) {
+    if (!r->stop_ids || !r->bias || root_of(l, m->salt, &r->root) != 0) {
         request_close(r);
         return NULL;
     }
@@ -231,11 +241,25 @@ static void credit(struct loop *l, const struct msg_credit *m)
         q->credit = m->tokens;
 }
 
+/* A question about a session. What can't be taken is answered at once: read_inbox left room. */
+static void ask(struct loop *l, const struct msg_ask *m)
+{
+    const struct engine_question *q = &m->question;
+    struct hash_key root;
+    bool ok = q->verb >= ENGINE_LOOK && q->verb <= ENGINE_KEEP && q->leaf.n_blocks >= 1 &&
+              q->leaf.n_blocks <= LEAF_BLOCKS_MAX && root_of(l, q->salt, &root) == 0;
+    if (ok && sessions_ask(&l->sessions, m->head.id, q, &root) == 0)
+        return;
+    if (q->verb != ENGINE_KEEP)
+        outbox_say(l, m->head.id, &(struct engine_whereabouts){.answer = ok ? ENGINE_BUSY : ENGINE_NO_MEMORY});
+}
+
 void inbox_handle(struct loop *l, const uint8_t *msg, size_t n)
 {
     struct msg_head h;
     struct msg_submit s;
     struct msg_credit c;
+    struct msg_ask a;
     if (n < sizeof h)
         return;
     memcpy(&h, msg, sizeof h);
@@ -255,6 +279,12 @@ void inbox_handle(struct loop *l, const uint8_t *msg, size_t n)
         if (n == sizeof c) {
             memcpy(&c, msg, sizeof c);
             credit(l, &c);
+        }
+        break;
+    case MSG_ASK:
+        if (n == sizeof a) {
+            memcpy(&a, msg, sizeof a);
+            ask(l, &a);
         }
         break;
     case MSG_QUIT:

@@ -24,7 +24,7 @@ int loop_open(struct loop *l, struct boundary *b, struct machine *m, struct err 
     l->b = b;
     l->m = m;
     if (kvcache_open(&l->kv, m->plan.n_blocks, m->layout.block_tokens, !c->no_prefix_cache) != 0 ||
-        sched_open(&l->sched, &limits, &l->kv) != 0 ||
+        sched_open(&l->sched, &limits, &l->kv) != 0 || sessions_open(&l->sessions, &l->kv) != 0 ||
         batch_open(&l->batch, c->max_rows, c->max_seqs, max_blocks) != 0) {
         loop_close(l);
         return err_set(e, ENOMEM, "engine: no memory for the tables of %u blocks and %u sequences", m->plan.n_blocks,
@@ -40,6 +40,7 @@ void loop_close(struct loop *l)
 {
     while (l->n_live > 0)
         loop_drop_request(l, l->live[l->n_live - 1]);
+    sessions_close(&l->sessions);
     if (l->b)
         tiering_drain(&l->kv, l->b->wake_engine);
     free(l->live);
@@ -56,6 +57,8 @@ void loop_finish_seq(struct loop *l, struct seq *q, enum engine_finish why, int3
     assert(q->state != SEQ_OVER);
     q->finish = why;
     q->stop_id = stop_id;
+    if (q->req->in_session)
+        sessions_note(&l->sessions, q);
     sched_remove(&l->sched, q);
 }
 
@@ -221,6 +224,7 @@ bool loop_turn(struct loop *l)
 {
     bool busy = read_inbox(l);
     busy |= sched_move(&l->sched);
+    busy |= sessions_turn(&l->sessions, l->sched.n_waiting == 0);
     busy |= run_step(l);
     publish_status(l);
     busy |= outbox_flush(l);
@@ -237,7 +241,7 @@ void loop_run(struct loop *l)
         /* Nothing to do: wait for the front. Requests that live but can't run or send wait for its credit or for room
          * in the out ring, which has no bell: look again soon. A bell that could not be rung costs IDLE_MS. */
         struct pollfd p = {.fd = l->b->wake_engine, .events = POLLIN};
-        sys.poll(&p, 1, l->n_live ? BUSY_MS : IDLE_MS);
+        sys.poll(&p, 1, l->n_live || sessions_busy(&l->sessions) ? BUSY_MS : IDLE_MS);
         boundary_clear(l->b->wake_engine);
     }
 }

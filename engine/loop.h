@@ -13,6 +13,7 @@
 #include "engine/boundary.h"
 #include "engine/machine.h"
 #include "engine/sched.h"
+#include "engine/session.h"
 
 struct loop {
     struct boundary *b;
@@ -20,6 +21,7 @@ struct loop {
     struct kvcache kv;
     struct sched sched;
     struct batch *batch;
+    struct sessions sessions;
     struct idmap requests; /* id -> struct reqseqs */
     struct reqseqs **live; /* requests in no order */
     size_t n_live, cap_live;
@@ -51,6 +53,8 @@ void inbox_handle(struct loop *l, const uint8_t *msg, size_t n);
 
 /* -- outbox.c: send what is due; true when something was sent. */
 bool outbox_flush(struct loop *l);
+/* Answer a question about a session. False: the ring is full. */
+bool outbox_say(struct loop *l, uint64_t question, const struct engine_whereabouts *says);
 /* Refuse a request that was never admitted. */
 void outbox_fail(struct loop *l, uint64_t id, enum engine_failure why, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));

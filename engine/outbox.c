@@ -98,6 +98,31 @@ static bool send_done(struct loop *l, const struct request *r)
     return push(l, &m, sizeof m);
 }
 
+static bool send_leaf(struct loop *l, struct request *r)
+{
+    struct msg_leaf m = {.head = head_of(l, MSG_LEAF, sizeof m, r->id, 0), .leaf = r->leaf};
+    if (r->leaf_sent || r->leaf.request == 0)
+        return true;
+    r->leaf_sent = push(l, &m, sizeof m);
+    return r->leaf_sent;
+}
+
+bool outbox_say(struct loop *l, uint64_t question, const struct engine_whereabouts *says)
+{
+    struct msg_says m = {.head = head_of(l, MSG_SAYS, sizeof m, question, 0), .says = *says};
+    return push(l, &m, sizeof m);
+}
+
+/* Answers about sessions that are due. */
+static bool send_answers(struct loop *l)
+{
+    struct engine_whereabouts says;
+    bool any = false;
+    for (uint64_t id; (id = sessions_answer(&l->sessions, &says)) && outbox_say(l, id, &says); any = true)
+        sessions_answered(&l->sessions, id);
+    return any;
+}
+
 /* Everything due of one request. False when the ring is full. Sets *gone when the request is forgotten. */
 static bool flush_request(struct loop *l, struct reqseqs *r, bool *sent, bool *gone)
 {
@@ -123,7 +148,7 @@ static bool flush_request(struct loop *l, struct reqseqs *r, bool *sent, bool *g
     }
     if (r->req->n_over < r->req->n)
         return true;
-    if (!send_done(l, r->req))
+    if (!send_leaf(l, r->req) || !send_done(l, r->req))
         return false;
     *sent = *gone = true;
     loop_drop_request(l, r);
@@ -132,7 +157,7 @@ static bool flush_request(struct loop *l, struct reqseqs *r, bool *sent, bool *g
 
 bool outbox_flush(struct loop *l)
 {
-    bool sent = false;
+    bool sent = send_answers(l);
     for (size_t i = 0; i < l->n_live;) {
         bool gone = false;
         if (!flush_request(l, l->live[i], &sent, &gone))

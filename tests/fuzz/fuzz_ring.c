@@ -57,7 +57,10 @@ static size_t lay(uint8_t *msg, size_t length, const uint8_t *bytes, size_t n)
                  {MSG_DONE, sizeof(struct msg_done)},
                  {MSG_FAILED, sizeof(struct msg_failed)},
                  {99, 40},
-                 {MSG_TOKENS, sizeof(struct msg_tokens) + 4 + sizeof(struct engine_logprob)}};
+                 {MSG_TOKENS, sizeof(struct msg_tokens) + 4 + sizeof(struct engine_logprob)},
+                 {MSG_ASK, sizeof(struct msg_ask)},
+                 {MSG_LEAF, sizeof(struct msg_leaf)},
+                 {MSG_SAYS, sizeof(struct msg_says)}};
     size_t kind = n ? bytes[0] % (sizeof kinds / sizeof *kinds) : 0, whole = length ? length : kinds[kind].size;
     struct msg_head head = {(uint32_t)whole,           MSG_VERSION, kinds[kind].type,
                             n > 1 ? bytes[1] % 4u : 1, 1,           n > 2 ? bytes[2] % 3u : 0};

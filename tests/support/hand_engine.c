@@ -37,6 +37,7 @@ int hand_try(struct hand_engine *h, struct machine *m, struct err *e)
     }
     h->engine_side.head->status.vocab = m->vocab;
     h->engine_side.head->status.ctx_tokens = m->plan.ctx_tokens;
+    h->engine_side.head->status.block_tokens = m->plan.block_tokens;
     atomic_store(&h->engine_side.head->status.state, ENGINE_READY);
     engine_get_stats(g, &(struct engine_stats){0}); /* it was READY, whatever a test says later */
     return 0;

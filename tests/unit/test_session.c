@@ -1,0 +1,349 @@
+/* test_session - conversations asked about over the whole engine: what it says of a leaf is what looking every block up
+ * with its ids says; what is parked is on the drive after a restart; what is brought up is in the pool; and the tokens
+ * are what the ids determine all the while. */
+#include "tests/support/unit.h"
+
+#include "engine/base/rng.h"
+#include "tests/support/fake_machine.h"
+#include "tests/support/hand_engine.h"
+
+#include <string.h>
+
+#define BT         16
+#define N_TALKS    12
+#define IDS_MAX    600
+#define MAX_BLOCKS (IDS_MAX / BT)
+
+struct talk { /* a conversation and where it ended */
+    int32_t ids[IDS_MAX];
+    uint32_t n;
+    struct engine_leaf leaf;
+};
+
+struct rig {
+    struct machine m;
+    struct hand_engine h;
+    char dir[64];
+    uint64_t rng;
+    struct talk talks[N_TALKS];
+};
+
+static void rig_open(struct rig *r, uint32_t n_blocks, uint32_t dram_slots, uint32_t nvme_slots)
+{
+    struct engine_config c = {.block_tokens = BT, .dram_bytes = dram_slots * 4096, .load_always = 1, .io_threads = 1};
+    memset(r, 0, sizeof *r);
+    fake_clock_on();
+    strcpy(r->dir, "/tmp/hearth-session-XXXXXX");
+    ck_assert_ptr_nonnull(mkdtemp(r->dir));
+    if (nvme_slots) {
+        snprintf(c.nvme_dirs, sizeof c.nvme_dirs, "%s", r->dir);
+        c.nvme_bytes = nvme_slots * (4096 + 512) + 16384;
+    }
+    fake_machine_open(&r->m, &c, n_blocks, &(struct fake_cost){1000000, 500000, 1000, false});
+    hand_open(&r->h, &r->m);
+}
+
+static void rig_close(struct rig *r)
+{
+    char cmd[128];
+    hand_close(&r->h);
+    fake_machine_close(&r->m);
+    snprintf(cmd, sizeof cmd, "rm -rf %s", r->dir);
+    ck_assert_int_eq(system(cmd), 0);
+}
+
+static struct kvcache *kv_of(struct rig *r)
+{
+    return &r->h.loop.kv;
+}
+
+static void settle(struct rig *r)
+{
+    struct tiers *t = kv_of(r)->tiers;
+    for (int i = 0; i < 5 || (t && tiers_busy(t)) || sessions_busy(&r->h.loop.sessions); i++)
+        loop_turn(&r->h.loop);
+}
+
+/* More is said and answered: up to n new ids, and n_out of the engine's, each held against what the ids determine. */
+static void say(struct rig *r, struct talk *t, uint32_t n, uint32_t n_out, bool in_memory)
+{
+    struct engine_sampling greedy = hand_greedy();
+    struct engine_event ev;
+    struct err e = {0};
+    uint64_t id;
+    for (uint32_t i = 0; i < n; i++)
+        t->ids[t->n++] = (int32_t)(rng_next(&r->rng) % FAKE_VOCAB);
+    struct engine_request q = {.prompt = t->ids,
+                               .n_prompt = t->n,
+                               .max_tokens = n_out,
+                               .n = 1,
+                               .sampling = greedy,
+                               .in_session = true,
+                               .in_memory = in_memory};
+    uint32_t n_prompt = t->n;
+    bool leaf = false;
+    ck_assert_msg(engine_submit(r->h.front, &q, &id, &e) == 0, "%s", e.text);
+    for (bool done = false; !done;) {
+        loop_turn(&r->h.loop);
+        while (engine_poll(r->h.front, &ev)) {
+            for (uint32_t i = 0; ev.type == ENGINE_TOKENS && i < ev.n; i++) {
+                ck_assert_int_eq(ev.tokens[i], fake_expect(t->ids, t->n, n_prompt, &greedy, 0));
+                t->ids[t->n++] = ev.tokens[i];
+            }
+            if (ev.type == ENGINE_LEAF) {
+                t->leaf = ev.leaf;
+                leaf = true;
+            }
+            done |= ev.type == ENGINE_DONE;
+        }
+    }
+    ck_assert(leaf);
+    ck_assert_uint_eq(t->leaf.n_tokens, t->n);
+    ck_assert_uint_eq(t->leaf.n_blocks, (t->n - 1) / BT); /* the last token was not computed */
+}
+
+static struct engine_whereabouts ask(struct rig *r, const struct engine_leaf *leaf, enum engine_verb verb)
+{
+    struct engine_question q = {.verb = verb, .leaf = *leaf};
+    struct engine_event ev;
+    struct err e = {0};
+    uint64_t id;
+    ck_assert_msg(engine_ask(r->h.front, &q, &id, &e) == 0, "%s", e.text);
+    for (int i = 0; i < 100000; i++) {
+        loop_turn(&r->h.loop);
+        if (engine_poll(r->h.front, &ev)) {
+            ck_assert(ev.type == ENGINE_SAYS && ev.id == id);
+            return ev.says;
+        }
+    }
+    ck_abort_msg("no answer");
+}
+
+/* Where each block is, looked up with its ids. */
+static struct engine_whereabouts truth(struct rig *r, const struct talk *t)
+{
+    struct kvcache *kv = kv_of(r);
+    struct kvcache_identity who = {
+        .model = r->m.fingerprint, .block_tokens = BT, .format = r->m.layout.format, .numerics = "fake"};
+    struct hash_key root, key, parent;
+    struct engine_whereabouts w = {0};
+    int32_t block = -1;
+    uint64_t check = 0;
+    uint8_t salt[32] = {0};
+    memcpy(who.secret, r->m.config.secret, sizeof who.secret);
+    ck_assert_int_eq(kvcache_root(&who, salt, &root), 0);
+    parent = root;
+    for (uint32_t i = 0; i < t->leaf.n_blocks; i++, parent = key) {
+        const int32_t *ids = t->ids + i * BT;
+        prefix_key(&parent, ids, BT, &key);
+        check = entry_check(check, &root, ids, BT);
+        struct kv_ident c = {.key = key, .parent = parent, .root = &root, .check = check, .ids = ids, .depth = i};
+        struct prefix_ident p = {.key = key, .root = &root, .parent = block, .ids = ids};
+        uint32_t below = kv->tiers ? tiers_where(kv->tiers, &c) : 0;
+        block = i == 0 || block >= 0 ? prefix_find(kv->prefix, &p) : -1;
+        w.in[0] += block >= 0;
+        w.in[1] += below >> TIER_DRAM & 1;
+        w.in[2] += below >> TIER_NVME & 1;
+        w.missing += block < 0 && !below;
+    }
+    return w;
+}
+
+static void expect_truth(struct rig *r, const struct talk *t)
+{
+    struct engine_whereabouts says = ask(r, &t->leaf, ENGINE_LOOK), want = truth(r, t);
+    ck_assert_int_eq(says.answer, ENGINE_ANSWERED);
+    for (int i = 0; i < 3; i++)
+        ck_assert_uint_eq(says.in[i], want.in[i]);
+    ck_assert_uint_eq(says.missing, want.missing);
+}
+
+START_TEST(test_what_is_said_of_random_conversations_is_what_their_ids_say)
+{
+    struct rig r;
+    uint32_t parked = 0, brought = 0, walked = 0, gaps = 0;
+    rig_open(&r, 48, 64, 500);
+    r.rng = unit_seed("sessions");
+    for (int round = 0; round < 1500; round++) {
+        struct talk *t = &r.talks[rng_next(&r.rng) % N_TALKS];
+        struct engine_whereabouts w;
+        if (t->n == 0 || rng_next(&r.rng) % 2) {
+            if (t->n > IDS_MAX - 150)
+                t->n = 0; /* begins anew, under the same name */
+            say(&r, t, 1 + (uint32_t)(rng_next(&r.rng) % 80), 1 + (uint32_t)(rng_next(&r.rng) % 40), false);
+            continue;
+        }
+        if (t->leaf.n_blocks == 0)
+            continue;
+        settle(&r);
+        switch (rng_next(&r.rng) % 4) {
+        case 0:
+            w = ask(&r, &t->leaf, ENGINE_PARK);
+            ck_assert(w.answer == ENGINE_ANSWERED && w.parked_on == TIER_NVME);
+            ck_assert_uint_eq(w.in[2] + w.missing, t->leaf.n_blocks);
+            expect_truth(&r, t);
+            parked += w.in[2];
+            break;
+        case 1:
+            w = ask(&r, &t->leaf, ENGINE_BRING);
+            ck_assert_int_eq(w.answer, ENGINE_ANSWERED);
+            settle(&r);
+            ck_assert(w.missing || (w.predict_us > 0) == (w.in[0] < t->leaf.n_blocks));
+            if (w.missing == 0 && t->leaf.n_blocks <= 24) {
+                ck_assert_uint_eq(truth(&r, t).in[0], t->leaf.n_blocks);
+                brought += t->leaf.n_blocks - w.in[0];
+            }
+            break;
+        default: { /* walked up from the leaf alone: the same, but where there are gaps */
+            struct talk forgot = *t;
+            forgot.leaf.request = 0;
+            expect_truth(&r, t);
+            if (truth(&r, t).missing == 0) {
+                expect_truth(&r, &forgot);
+                walked++;
+            } else {
+                w = ask(&r, &forgot.leaf, ENGINE_LOOK);
+                ck_assert_uint_ge(w.missing, truth(&r, t).missing);
+                gaps++;
+            }
+        }
+        }
+        ck_assert_uint_eq(pool_n_used(kv_of(&r)->pool), 0);
+    }
+    printf("blocks parked %u, brought up %u; chains walked %u, with gaps %u\n", parked, brought, walked, gaps);
+    ck_assert(parked > 1000 && brought > 100 && walked > 100);
+    rig_close(&r);
+}
+END_TEST
+
+START_TEST(test_what_was_parked_is_found_by_its_leaf_after_a_restart)
+{
+    struct rig r;
+    rig_open(&r, 40, 64, 500);
+    struct talk *t = &r.talks[0];
+    say(&r, t, 300, 20, false);
+    struct engine_whereabouts w = ask(&r, &t->leaf, ENGINE_PARK);
+    ck_assert(w.answer == ENGINE_ANSWERED && w.in[2] == t->leaf.n_blocks && w.missing == 0);
+    hand_close(&r.h);
+    hand_open(&r.h, &r.m);
+    w = ask(&r, &t->leaf, ENGINE_LOOK);
+    ck_assert(w.in[0] == 0 && w.in[1] == 0 && w.in[2] == t->leaf.n_blocks && w.missing == 0);
+    w = ask(&r, &t->leaf, ENGINE_BRING);
+    ck_assert_uint_gt(w.predict_us, 0);
+    settle(&r);
+    ck_assert_uint_eq(truth(&r, t).in[0], t->leaf.n_blocks);
+    say(&r, t, 10, 20, false); /* and goes on: the tokens are right */
+    ck_assert_uint_eq(kv_of(&r)->cached_tokens[TIER_HBM], 320 / BT * BT - BT);
+    rig_close(&r);
+}
+END_TEST
+
+START_TEST(test_a_chain_is_found_from_a_rung_when_its_end_is_gone)
+{
+    struct rig r;
+    rig_open(&r, 40, 64, 500);
+    struct talk *t = &r.talks[0];
+    say(&r, t, 480, 8, false);
+    ck_assert_uint_eq(ask(&r, &t->leaf, ENGINE_PARK).in[2], 30);
+    hand_close(&r.h);
+    hand_open(&r.h, &r.m);
+    struct tiers *tiers = kv_of(&r)->tiers;
+    struct kvcache_identity who = {
+        .model = r.m.fingerprint, .block_tokens = BT, .format = r.m.layout.format, .numerics = "fake"};
+    struct hash_key root;
+    uint8_t salt[32] = {0};
+    memcpy(who.secret, r.m.config.secret, sizeof who.secret);
+    ck_assert_int_eq(kvcache_root(&who, salt, &root), 0);
+    for (uint32_t rung = 0; rung < 3; rung++) { /* blocks 29, 28, 27: gone */
+        struct kvcache_cursor at = {.root = &root, .n = 30, .next = 29 - rung};
+        struct hash_key keys[30];
+        at.keys = keys;
+        memset(keys, 0, sizeof keys);
+        keys[29 - rung] = t->leaf.rungs[rung];
+        ck_assert(kvcache_next(kv_of(&r), &at) && at.where == 1u << TIER_NVME);
+        tiers_forget(tiers, &at.who);
+    }
+    struct engine_whereabouts w = ask(&r, &t->leaf, ENGINE_LOOK);
+    ck_assert_uint_eq(w.in[2], 26); /* block 26 is only known by block 27; the next rung is 25 */
+    ck_assert_uint_eq(w.missing, 4);
+    rig_close(&r);
+}
+END_TEST
+
+START_TEST(test_parking_says_what_it_can_not_do)
+{
+    struct rig r;
+    rig_open(&r, 40, 0, 0);
+    struct talk *t = &r.talks[0];
+    say(&r, t, 100, 8, false);
+    ck_assert_int_eq(ask(&r, &t->leaf, ENGINE_PARK).answer, ENGINE_NO_TIER);
+    rig_close(&r);
+    rig_open(&r, 40, 64, 0); /* DRAM alone */
+    t = &r.talks[0];
+    say(&r, t, 100, 8, false);
+    struct engine_whereabouts w = ask(&r, &t->leaf, ENGINE_PARK);
+    ck_assert(w.answer == ENGINE_ANSWERED && w.parked_on == TIER_DRAM && w.in[1] == 6);
+    rig_close(&r);
+    rig_open(&r, 40, 64, 3);
+    t = &r.talks[0];
+    say(&r, t, 100, 8, false);
+    ck_assert_int_eq(ask(&r, &t->leaf, ENGINE_PARK).answer, ENGINE_NO_ROOM);
+    rig_close(&r);
+}
+END_TEST
+
+START_TEST(test_what_stays_in_memory_is_not_written_until_somebody_else_has_it)
+{
+    struct rig r;
+    rig_open(&r, 40, 64, 100);
+    struct talk *t = &r.talks[0];
+    say(&r, t, 100, 8, true);
+    settle(&r);
+    struct engine_whereabouts w = truth(&r, t);
+    ck_assert(w.in[1] == 6 && w.in[2] == 0);
+    ck_assert_uint_gt(ask(&r, &t->leaf, ENGINE_BRING).in[0], 0); /* nobody else */
+    settle(&r);
+    ck_assert_uint_eq(truth(&r, t).in[2], 0);
+    say(&r, t, 10, 1, false);
+    settle(&r);
+    ck_assert_uint_ge(truth(&r, t).in[2], 6);
+    rig_close(&r);
+}
+END_TEST
+
+START_TEST(test_what_is_kept_outlives_what_came_after_it)
+{
+    struct rig r;
+    rig_open(&r, 24, 32, 0);
+    struct talk *kept = &r.talks[0];
+    struct engine_question q = {.verb = ENGINE_KEEP, .keep_us = {0, 1000000000, 0}};
+    struct err e;
+    uint64_t id;
+    for (int i = 1; i < 8; i++) { /* what computing costs is known by then */
+        say(&r, &r.talks[i], 200, 4, false);
+        settle(&r);
+    }
+    say(&r, kept, 200, 4, false);
+    settle(&r);
+    q.leaf = kept->leaf;
+    ck_assert_int_eq(engine_ask(r.h.front, &q, &id, &e), 0);
+    settle(&r);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 1; i < 8; i++) {
+            r.talks[i].n = 0;
+            say(&r, &r.talks[i], 200, 4, false);
+            settle(&r);
+        }
+        /* first it is all there, though seven times as much came after it; then its time is over */
+        ck_assert_uint_eq(truth(&r, kept).in[1], round == 0 ? kept->leaf.n_blocks : 0);
+        fake_now_ns += 2000000000000ull;
+    }
+    rig_close(&r);
+}
+END_TEST
+
+UNIT_MAIN("session", test_what_is_said_of_random_conversations_is_what_their_ids_say,
+          test_what_was_parked_is_found_by_its_leaf_after_a_restart,
+          test_a_chain_is_found_from_a_rung_when_its_end_is_gone, test_parking_says_what_it_can_not_do,
+          test_what_stays_in_memory_is_not_written_until_somebody_else_has_it,
+          test_what_is_kept_outlives_what_came_after_it)

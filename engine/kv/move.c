@@ -16,6 +16,8 @@
 #define STOP_NS     1000000000u /* writes pause so long after a failure, doubled with each that follows, */
 #define STOP_DOUBLE 6           /* but at most so often */
 #define SMOOTH      0.1
+#define SPILL_ROOM  4          /* a fourth of DRAM is kept free, or cheap to free, as far as the budget goes */
+#define SPILL_PAUSE 100000000u /* ns until the budget is asked again */
 
 int moves_open(struct tiers *t)
 {
@@ -83,6 +85,12 @@ static void count(struct tiers_flow *f, const struct tier_move *m, uint64_t byte
     f->failed += m->result != 0;
 }
 
+/* What losing a DRAM copy costs when NVMe has one. */
+static float load_seconds(const struct tiers *t)
+{
+    return (float)(t->read_ns / 1e9);
+}
+
 static void smooth(double *to, double value)
 {
     *to += SMOOTH * (value - *to);
@@ -147,7 +155,7 @@ static void store_came(struct tiers *t, struct job *j)
         tiers_dram_ready(t, i);
         if (i->bad)
             tiers_retire(t, i);
-        else if (t->nvme && (!i->worth.in_memory || i->parked))
+        else if (t->nvme && (i->parked || tiers_writes_at_once(t, i)))
             tiers_enqueue(t, i, i->parked);
     } else {
         copy_failed(t, i);
@@ -194,6 +202,7 @@ static void read_came(struct tiers *t, struct job *j)
     if (result == 0) {
         smooth(&t->read_ns, now > since ? (double)(now - since) : 0);
         tiers_dram_ready(t, i);
+        evict_copied(t->in_dram, i->dram, load_seconds(t));
         if (i->bad)
             tiers_retire(t, i);
         return;
@@ -227,30 +236,51 @@ void tiers_unfetch(struct tiers *t, int64_t ticket)
 
 /* -- writes: DRAM -> NVMe */
 
+static void not_written(struct tiers *t, struct item *i, bool paid)
+{
+    if (!paid)
+        return;
+    admit_refund(&t->admit, (uint32_t)t->slot_bytes);
+    evict_owes(t->in_dram, i->dram, i->worth.seconds);
+}
+
+/* What a write budget is spent on: what returns most likely, and only when DRAM has little room left that costs little
+ * (evict.h). NULL: nothing now. */
+static struct item *next_to_spill(struct tiers *t, uint64_t now)
+{
+    if (t->o.write_bytes_per_day == 0 || now < t->spill_after_ns ||
+        t->dram.n_free + evict_n_copied(t->in_dram) >= t->dram.n_slots / SPILL_ROOM)
+        return NULL;
+    int32_t slot = evict_spill(t->in_dram, now / 1000);
+    if (slot < 0)
+        return NULL;
+    struct item *i = &t->items[t->dram_item[slot]];
+    if (i->worth.in_memory)
+        return NULL; /* not named again until somebody else uses it */
+    if (i->in_nvme == COPY_NONE && !i->bad &&
+        admit_offer(&t->admit, evict_worth(t->in_dram, slot, now / 1000), (uint32_t)t->slot_bytes, i->worth.session,
+                    now / 1000))
+        return i;
+    t->spill_after_ns = now + SPILL_PAUSE; /* the budget is spent: it may be named again */
+    evict_owes(t->in_dram, slot, i->worth.seconds);
+    return NULL;
+}
+
 /* The content that is written next, its slot taken and its bytes accounted; NULL: none now. */
 static struct item *next_to_write(struct tiers *t, int32_t *slot, bool *paid)
 {
     uint64_t now = sys.now_ns();
-    for (;;) {
-        int32_t at = t->to_park.first != NONE ? t->to_park.first : t->to_write.first;
-        if (at == NONE)
-            return NULL;
-        struct item *i = &t->items[at];
-        uint32_t bytes = (uint32_t)t->slot_bytes;
-        *paid = !i->parked;
-        if (*paid && !admit_offer(&t->admit, evict_worth(t->in_dram, i->dram, now / 1000), bytes, i->worth.session,
-                                  now / 1000)) {
-            tiers_dequeue(t, i); /* it is not worth its bytes: DRAM alone has it */
-            continue;
-        }
-        *slot = tiers_take_nvme(t, i);
-        if (*slot != NONE)
-            return i;
-        if (*paid)
-            admit_refund(&t->admit, bytes);
-        t->writes_stop_until_ns = now + STOP_NS; /* all slots are held, or the disk is full */
+    int32_t at = t->to_park.first != NONE ? t->to_park.first : t->to_write.first;
+    struct item *i = at != NONE ? &t->items[at] : next_to_spill(t, now);
+    *paid = at == NONE && i;
+    if (!i)
         return NULL;
-    }
+    *slot = tiers_take_nvme(t, i);
+    if (*slot != NONE)
+        return i;
+    not_written(t, i, *paid);
+    t->writes_stop_until_ns = now + STOP_NS; /* all slots are held, or the disk is full */
+    return NULL;
 }
 
 static bool start_write(struct tiers *t)
@@ -270,8 +300,7 @@ static bool start_write(struct tiers *t)
     if (tier_ops(t->nvme)->submit(t->nvme, &j->move) != 0) {
         give_job(&t->free_job, j);
         tier_ops(t->nvme)->give(t->nvme, slot);
-        if (paid)
-            admit_refund(&t->admit, (uint32_t)t->slot_bytes);
+        not_written(t, i, paid);
         return false;
     }
     tiers_dequeue(t, i);
@@ -292,6 +321,7 @@ static void write_came(struct tiers *t, struct job *j)
     if (result == 0) {
         t->write_failures = 0;
         tiers_nvme_ready(t, i);
+        evict_copied(t->in_dram, i->dram, load_seconds(t));
     } else {
         uint32_t n = t->write_failures < STOP_DOUBLE ? t->write_failures : STOP_DOUBLE;
         uint64_t pause = (uint64_t)STOP_NS << n;
@@ -303,6 +333,7 @@ static void write_came(struct tiers *t, struct job *j)
         tier_ops(t->nvme)->give(t->nvme, i->nvme);
         i->nvme = NONE;
         i->in_nvme = COPY_NONE;
+        evict_owes(t->in_dram, i->dram, i->worth.seconds);
     }
     tiers_unpin(t, i);
 }

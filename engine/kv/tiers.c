@@ -98,6 +98,8 @@ static void leave_slot(struct tiers *t, struct item *i, bool dram)
         tier_ops(t->nvme)->give(t->nvme, i->nvme);
         i->nvme = NONE;
         t->stats.nvme_used--;
+        if (i->in_dram == COPY_READY)
+            evict_owes(t->in_dram, i->dram, i->worth.seconds);
     }
     if (i->dram == NONE && i->nvme == NONE)
         remove_item(t, i, &key);
@@ -254,6 +256,11 @@ void tiers_retire(struct tiers *t, struct item *i)
 
 /* -- the queues of writes */
 
+bool tiers_writes_at_once(const struct tiers *t, const struct item *i)
+{
+    return t->o.write_bytes_per_day == 0 && !i->worth.in_memory;
+}
+
 static struct queue *queue_of(struct tiers *t, const struct item *i)
 {
     return i->parked ? &t->to_park : &t->to_write;
@@ -317,8 +324,11 @@ void tiers_use(struct tiers *t, const struct kv_ident *who, const struct tiers_w
     i->worth.class = w->class;
     if (i->worth.in_memory && !w->in_memory) {
         i->worth.in_memory = false;
-        if (t->nvme && !i->bad && i->in_dram == COPY_READY && i->in_nvme == COPY_NONE)
-            tiers_enqueue(t, i, i->parked);
+        if (t->nvme && !i->bad && i->in_dram == COPY_READY && i->in_nvme == COPY_NONE) {
+            evict_owes(t->in_dram, i->dram, i->worth.seconds); /* it may be named for writing again */
+            if (tiers_writes_at_once(t, i))
+                tiers_enqueue(t, i, i->parked);
+        }
     }
     if (i->in_dram == COPY_READY)
         evict_use(t->in_dram, i->dram, w->class, w->session, now);

@@ -59,7 +59,7 @@ struct tiers_stats {
     uint64_t evicted_dram;                /* given up for room, with a copy on NVMe .. */
     uint64_t lost_dram, lost_nvme;        /* .. and without any copy below */
     uint64_t not_stored;                  /* full blocks that found no room in DRAM or in the queue */
-    uint64_t refused_bytes;               /* that the write budget kept off NVMe */
+    uint64_t refused_bytes;               /* that were to be written when the budget was spent */
     uint64_t budget_bytes, bytes_per_day; /* that may be written now; a day: 0 = no bound */
 };
 

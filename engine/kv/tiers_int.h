@@ -92,6 +92,7 @@ struct tiers {
     uint64_t finished;                        /* last step that has */
     uint64_t generation;                      /* of entries */
     uint64_t writes_stop_until_ns;            /* after failures */
+    uint64_t spill_after_ns;
     uint32_t write_failures;
     struct tiers_outcome *done;
     uint32_t n_done;
@@ -123,6 +124,8 @@ void tiers_pin_nvme(struct tiers *t, struct item *i);
 void tiers_unpin_nvme(struct tiers *t, struct item *i);
 /* Its bytes are not what they should be: no copy of it is used again. */
 void tiers_retire(struct tiers *t, struct item *i);
+/* Is it written below as soon as it is there (no budget to rank it by, and nobody against it)? */
+bool tiers_writes_at_once(const struct tiers *t, const struct item *i);
 void tiers_enqueue(struct tiers *t, struct item *i, bool parked);
 void tiers_dequeue(struct tiers *t, struct item *i);
 /* Entry of item i with its NVMe slot in evict. */

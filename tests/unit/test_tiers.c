@@ -316,7 +316,7 @@ START_TEST(test_tiers_keep_to_their_write_budget)
     ck_assert_uint_ge(s.nvme[1].bytes, 4 * 4096);
     ck_assert_uint_le(s.nvme[1].bytes, 9 * 4096 + earned);
     ck_assert_uint_gt(s.lost_dram, 20); /* the rest was given up */
-    fake_now_ns += 86400000000000u; /* the next day */
+    fake_now_ns += 86400000000000u;     /* the next day */
     for (int n = 21; n <= 40; n++)
         rig_ask(&r, n);
     ck_assert_uint_gt(rig_stats(&r).nvme[1].bytes, s.nvme[1].bytes);

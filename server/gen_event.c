@@ -148,7 +148,7 @@ static uint32_t chars_in(const struct str *s)
     return n;
 }
 
-/* One token becomes text; a stop string ends the choice. */
+/* One token becomes text; a stop string ends the choice. The text of the first min_tokens is not searched. */
 static void take_token(struct gen *g, struct gen_choice *c)
 {
     struct str piece = {0};
@@ -157,7 +157,11 @@ static void take_token(struct gen *g, struct gen_choice *c)
     if (c->offsets)
         c->offsets[c->n_done - 1] = c->n_chars;
     c->n_chars += chars_in(&piece);
-    int found = stop_push(&c->stop, &g->p.stop, str_text(&piece), piece.len, &c->text);
+    int found = -1;
+    if ((int64_t)c->n_done > g->p.min_tokens)
+        found = stop_push(&c->stop, &g->p.stop, str_text(&piece), piece.len, &c->text);
+    else
+        str_add(&c->text, str_text(&piece), piece.len);
     c->text.oom |= piece.oom;
     str_fini(&piece);
     if (found < 0)

@@ -86,6 +86,14 @@ def test_a_character_of_several_tokens_is_found_and_never_cut(server):
         assert whole["finish_reason"] == "stop" and whole["stop_reason"] == stop
 
 
+def test_stop_strings_wait_for_min_tokens(server):
+    ask = dict(prompt="q", max_tokens=10, logit_bias=TEXT, stop=["a"])
+    assert server.complete(**ask)["usage"]["completion_tokens"] == 1
+    r = server.complete(**ask, min_tokens=4)
+    assert r["choices"][0]["text"] == "aaaa" and r["choices"][0]["stop_reason"] == "a"
+    assert r["usage"]["completion_tokens"] == 5
+
+
 def test_stop_ids_and_min_tokens(server):
     r = server.complete(prompt="q", max_tokens=10, logit_bias=TEXT, stop_token_ids=[97])
     assert r["choices"][0]["text"] == "" and r["choices"][0]["finish_reason"] == "stop"

@@ -63,7 +63,7 @@ $(B)/%.o: %.c $(B)/gen/flags.stamp
 # -- cuda/ becomes a library with one symbol; it carries its own copy of the few C files it calls. Machine code for these
 # GPUs, and PTX that newer ones compile at start.
 CUDA_SRC   := $(sort $(wildcard cuda/*.cu))
-CUDA_OBJ   := $(CUDA_SRC:%.cu=$(B)/%.o) $(patsubst %,$(B)/pic/engine/%.o,base/err base/log base/sys compute/cpu_fast_pool compute/sample)
+CUDA_OBJ   := $(CUDA_SRC:%.cu=$(B)/%.o) $(patsubst %,$(B)/pic/engine/%.o,base/err base/log base/sys)
 CUDA_ARCH  ?= compute_80,code=[sm_80$(comma)compute_80] compute_89,code=sm_89 compute_90a,code=sm_90a
 CUDA_HOME  := $(patsubst %/bin/nvcc,%,$(shell command -v nvcc))
 NVFLAGS     = -std=c++20 -O3 -lineinfo -I. --threads 2 $(CUDA_ARCH:%=-gencode arch=%) \
@@ -180,10 +180,13 @@ GPU_TESTS := $(filter $(B)/tests/ops/test_cuda_% $(B)/tests/golden/test_cuda_%,$
 gpu-test: all $(GPU_TESTS) ##6 the tests of the CUDA backend (each skips where there is no GPU)
 	@B=$(B) bash scripts/gpu_test.sh
 
+gpu-bench: all $(B)/tests/bench/bench_gpu ##6 steps and sampler on the GPU beside what its memory allows, JSON rows (ROWS="E1 K11")
+	@for row in $(or $(ROWS),E1 E3 E4 K11); do $(B)/tests/bench/bench_gpu $$row || exit 1; done
+
 gpu-bundle: all $(GPU_TESTS) $(B)/tests/bench/bench_gpu ##6 pack programs, libraries and scripts for a GPU host: build/gpu-bundle.tar.gz
 	@bash scripts/gpu_bundle.sh $(B) $(B)/gpu-bundle.tar.gz $(GPU_TESTS) $(B)/tests/bench/bench_gpu
 
-.PHONY: gpu-test gpu-bundle
+.PHONY: gpu-test gpu-bench gpu-bundle
 # -- set-up and running
 serve: ##1 set up, build, get the default model and serve it (MODEL=PATH: another; ARGS="--port 9000": flags)
 	@bash scripts/deps.sh

@@ -120,7 +120,9 @@ static void op_copy(struct backend *be, void *to, const void *from, size_t bytes
 
 static void op_sync(struct backend *be)
 {
-    CU(cudaStreamSynchronize(cuda_of(be)->stream));
+    struct cuda *c = cuda_of(be);
+    CU(cudaStreamSynchronize(c->stream));
+    sampler_deliver(c, sampler_calls(c));
 }
 
 /* -- open -------------------------------------------------------------------------------------------------------- */
@@ -132,7 +134,7 @@ static void op_close(struct backend *be)
     struct cuda *c = cuda_of(be);
     if (c->stream)
         CU(cudaStreamSynchronize(c->stream));
-    sampler_close(c->sampler);
+    sampler_close(c);
     stage_close(&c->stage);
     prefill_close(c);
     stage_free(&c->load[0]);
@@ -144,6 +146,7 @@ static void op_close(struct backend *be)
     CU(cudaFree(c->wide));
     CU(cudaFree(c->turn));
     CU(cudaFree(c->drawn));
+    CU(cudaFree(c->drawn_before));
     CU(cudaFree(c->inv_freq));
     if (c->stream)
         CU(cudaStreamDestroy(c->stream));
@@ -166,9 +169,10 @@ static int take_memory(struct cuda *c, const char *gpu, struct err *e)
     size_t turn = (size_t)c->max_rows * BACKEND_HEAD_DIM_MAX / 2 * sizeof *c->turn, free_bytes = 0, all = 0;
     c->turn = (float2 *)cuda_alloc(c, turn);
     c->drawn = (int32_t *)cuda_alloc(c, (size_t)c->max_seqs * sizeof *c->drawn);
+    c->drawn_before = (int32_t *)cuda_alloc(c, (size_t)c->max_seqs * sizeof *c->drawn);
     c->inv_freq = (float *)cuda_alloc(c, sizeof c->inv_freq_host);
     c->prefill.next = (int32_t *)cuda_alloc(c, 2 * sizeof *c->prefill.next);
-    if (c->turn && c->drawn && c->inv_freq && c->prefill.next && gemm_open(c, gpu))
+    if (c->turn && c->drawn && c->drawn_before && c->inv_freq && c->prefill.next && gemm_open(c, gpu))
         return 0;
     CU(cudaMemGetInfo(&free_bytes, &all));
     return err_set(e, ENOMEM, "cuda: %zu MiB to work in are needed, of %zu MiB on the GPU %zu MiB are free",
@@ -205,8 +209,7 @@ static int op_open(struct backend **out, const struct backend_opts *o, struct er
     pass_open(&c->pass);
     stage_open(c, o->max_table);
     prefill_open(c);
-    if ((rc = take_memory(c, p.name, e)) ||
-        (rc = sampler_open(&c->sampler, o->threads ? o->threads : sys_cpu_count(), o->max_vocab, e))) {
+    if ((rc = take_memory(c, p.name, e)) || (rc = sampler_open(c, e))) {
         op_close((struct backend *)(void *)c);
         return rc;
     }
@@ -223,7 +226,7 @@ extern "C" __attribute__((visibility("default"))) const struct backend_ops heart
     .abi = BACKEND_ABI,
     .name = "cuda",
     .input_dtype = DT_BF16,
-    .depth = 1,
+    .depth = 2,
     .probe = cuda_probe,
     .open = op_open,
     .close = op_close,
@@ -241,6 +244,7 @@ extern "C" __attribute__((visibility("default"))) const struct backend_ops heart
     .pass_end = cuda_pass_end,
     .step_end = cuda_step_end,
     .step_wait = cuda_step_wait,
+    .step_idle_us = cuda_step_idle_us,
     .embed = cuda_embed,
     .add_norm = cuda_add_norm,
     .linear = cuda_linear,

@@ -63,7 +63,8 @@ struct pass {
     bool ran[PASS_BUCKETS];
     cudaGraphExec_t graph[PASS_BUCKETS];
     int recording; /* bucket, or -1 */
-    cudaEvent_t done[PASS_STEPS];
+    cudaEvent_t begun[PASS_STEPS], done[PASS_STEPS];
+    uint64_t calls[PASS_STEPS]; /* of sample, until the step's end */
 };
 
 struct turns { /* cosines and sines are those of a step */
@@ -94,7 +95,7 @@ struct cuda {
     float inv_freq_host[BACKEND_HEAD_DIM_MAX / 2];
     float2 *turn; /* [max_rows][HEAD_DIM_MAX / 2] cosine and sine of the step's positions */
     struct turns turns;
-    int32_t *drawn; /* [max_seqs] what the last sample chose */
+    int32_t *drawn, *drawn_before; /* [max_seqs] what the last sample chose; a copy for the next */
     struct stage stage;
     struct pass pass;
     struct prefill prefill;
@@ -140,6 +141,7 @@ const struct step *cuda_pass_begin(struct backend *be, const struct step *step);
 void cuda_pass_end(struct backend *be);
 void cuda_step_end(struct backend *be, uint64_t number);
 void cuda_step_wait(struct backend *be, uint64_t number);
+float cuda_step_idle_us(struct backend *be, uint64_t number);
 
 /* -- attention.cu */
 #define ATTN_DECODE_ROWS 8 /* a sequence with at most so many rows in a step is decode, with more prefill */
@@ -181,8 +183,12 @@ void cuda_silu_mul(struct backend *be, void *out, const float *gu, int32_t n_row
 void cuda_gather(struct backend *be, void *out, const void *x, const struct step *step, uint64_t row_bytes);
 void cuda_rope_kv(struct backend *be, const struct rope_args *a);
 
-int sampler_open(struct sampler **out, int32_t threads, int32_t max_vocab, struct err *e);
-void sampler_close(struct sampler *s);
+int sampler_open(struct cuda *c, struct err *e);
+void sampler_close(struct cuda *c);
+/* Calls of sample so far. */
+uint64_t sampler_calls(const struct cuda *c);
+/* Hand the results of the first `calls` calls over, which are done. */
+void sampler_deliver(struct cuda *c, uint64_t calls);
 void cuda_sample(struct backend *be, const float *logits, int32_t vocab, const struct sample_row *rows,
                  struct sample_out *out, int32_t n);
 

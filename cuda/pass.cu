@@ -34,6 +34,7 @@ const struct step *cuda_pass_begin(struct backend *be, const struct step *step)
     int bucket = bucket_of(step->n_rows);
     bool small = step->decode && bucket < PASS_BUCKETS && bucket_rows(bucket) <= c->max_seqs;
     p->recording = -1;
+    CU(cudaEventRecord(p->begun[step->number % PASS_STEPS], c->stream));
     stage_put(c, step, small ? bucket_rows(bucket) : step->n_rows);
     if (!small)
         return &c->stage.step;
@@ -68,19 +69,32 @@ void cuda_pass_end(struct backend *be)
 void pass_open(struct pass *p)
 {
     p->recording = -1;
-    for (int i = 0; i < PASS_STEPS; i++)
-        CU(cudaEventCreateWithFlags(&p->done[i], cudaEventDisableTiming));
+    for (int i = 0; i < PASS_STEPS; i++) {
+        CU(cudaEventCreate(&p->begun[i]));
+        CU(cudaEventCreate(&p->done[i]));
+    }
 }
 
 void cuda_step_end(struct backend *be, uint64_t number)
 {
     struct cuda *c = cuda_of(be);
     CU(cudaEventRecord(c->pass.done[number % PASS_STEPS], c->stream));
+    c->pass.calls[number % PASS_STEPS] = sampler_calls(c);
 }
 
 void cuda_step_wait(struct backend *be, uint64_t number)
 {
-    CU(cudaEventSynchronize(cuda_of(be)->pass.done[number % PASS_STEPS]));
+    struct cuda *c = cuda_of(be);
+    CU(cudaEventSynchronize(c->pass.done[number % PASS_STEPS]));
+    sampler_deliver(c, c->pass.calls[number % PASS_STEPS]);
+}
+
+float cuda_step_idle_us(struct backend *be, uint64_t number)
+{
+    struct pass *p = &cuda_of(be)->pass;
+    float ms = 0;
+    CU(cudaEventElapsedTime(&ms, p->done[(number - 1) % PASS_STEPS], p->begun[number % PASS_STEPS]));
+    return ms * 1e3f;
 }
 
 void pass_close(struct pass *p)
@@ -89,6 +103,8 @@ void pass_close(struct pass *p)
         if (p->graph[i])
             CU(cudaGraphExecDestroy(p->graph[i]));
     for (int i = 0; i < PASS_STEPS; i++)
-        if (p->done[i])
+        if (p->done[i]) {
+            CU(cudaEventDestroy(p->begun[i]));
             CU(cudaEventDestroy(p->done[i]));
+        }
 }

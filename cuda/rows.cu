@@ -168,7 +168,7 @@ void cuda_add_norm(struct backend *be, void *out, float *x, const float *add, co
 
 static __device__ inline float silu_of(float gate, float up)
 {
-    return gate / (1.0f + __expf(-gate)) * up;
+    return gate / (1.0f + expf(-gate)) * up;
 }
 
 /* Any width. */

@@ -1,40 +1,340 @@
-/* sample - tokens are chosen by the CPU twin on host threads: the logits come down, rows are shared out.
+/* sample - tokens chosen on the card, without a sort of the vocabulary: the rules of sample.h, the draws of the CPU.
  *
- * Cost: R V 4 bytes over PCIe and one pass of sample_row_cpu a row. Exact, since it is the same code.
+ * A row of logits lies in the shared memory of a cluster of 8 CTAs, read once from the card's memory; all passes after
+ * that are over shared memory. (Before Hopper there are no clusters: one CTA a row, which works in a copy of its own in
+ * the card's memory.) The vocabulary goes in groups of 128, a warp's four floats a lane; each group's largest logit is
+ * kept, so that a pass looks at the groups that matter alone.
+ *
+ * Top-k: the k-th largest group maximum bounds the k-th largest logit from below. What is above goes to a list, which
+ * one CTA sorts; in the same order top-p is a walk. Without top-k, or for a k beyond the groups: a histogram over the
+ * range that holds the cut, as in sample.c, until the bucket of the cut fits the list. The draw is by the cumulative
+ * sum in id order: CTA, group, lane.
+ *
+ * The same bits each time: maxima, counts and masses of histograms are integers (weights in units of 2^-31), all other
+ * sums have one order. Against the CPU, weights are right to 1e-6, so the token differs only where that decides.
+ *
+ * Cost: R V 4 bytes once.
  */
-#include "cuda/cuda.cuh"
+#include "cuda/sample_part.cuh"
 
-extern "C" {
-#include "engine/compute/cpu_fast_pool.h"
-}
+#include "engine/base/rng.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <new>
 #include <stdlib.h>
+#include <string.h>
 
-#define SAMPLER_THREADS 8 /* at most */
+/* Parameters of a row as they travel; lists are in `lists`, from an offset in bytes. */
+struct row_params {
+    float temperature, top_p, min_p, repetition, presence, frequency;
+    int32_t top_k, n_logprobs;
+    uint64_t seed, position;
+    uint32_t choice, after;
+    uint32_t n_seen, n_bias, n_banned;
+    uint32_t seen_at, bias_at, banned_at;
+};
+
+struct sample_args {
+    const float *logits;
+    const struct row_params *rows;
+    const uint8_t *lists;
+    const int32_t *before; /* what the call before chose */
+    int32_t *drawn;
+    struct sample_out *out; /* host memory that the card writes */
+    float *copy;            /* without clusters: [R][n_groups * GROUP] */
+    int32_t vocab, part;    /* part: logits of a CTA, a multiple of GROUP */
+};
+
+/* -- a row ------------------------------------------------------------------------------------------------------- */
+
+/* An id's logit, if it is in this part. */
+template <bool cluster> static __device__ inline float *mine(const struct part<cluster> &p, int32_t id)
+{
+    uint32_t at = (uint32_t)(id - p.id0);
+    return at < (uint32_t)(p.n_groups * GROUP) ? p.l + at : NULL;
+}
+
+static __device__ inline void penalise(float *x, uint32_t n_out, const struct row_params &r)
+{
+    float l = *x > 0 ? __fdiv_rn(*x, r.repetition) : __fmul_rn(*x, r.repetition);
+    if (n_out)
+        l = __fsub_rn(__fsub_rn(l, __fmul_rn(r.frequency, (float)n_out)), r.presence);
+    *x = clean(l);
+}
+
+/* Bias, ban, penalties on the part. */
+template <bool cluster>
+static __device__ void adjust(const struct sample_args &a, const struct row_params &r, struct part<cluster> &p,
+                              int32_t after)
+{
+    const struct sample_bias *bias = (const struct sample_bias *)(a.lists + r.bias_at);
+    const struct sample_seen *seen = (const struct sample_seen *)(a.lists + r.seen_at);
+    const int32_t *banned = (const int32_t *)(a.lists + r.banned_at);
+    float *x;
+    for (uint32_t i = threadIdx.x; i < r.n_bias; i += THREADS)
+        if ((x = mine(p, bias[i].id)))
+            atomicAdd(x, bias[i].bias);
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < r.n_bias; i += THREADS)
+        if ((x = mine(p, bias[i].id)))
+            *x = clean(*x);
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < r.n_banned; i += THREADS)
+        if ((x = mine(p, banned[i])))
+            *x = -INFINITY;
+    __syncthreads();
+    bool penalises = r.repetition != 1 || r.presence != 0 || r.frequency != 0, found = false;
+    for (uint32_t i = threadIdx.x; penalises && i < r.n_seen; i += THREADS) {
+        bool once_more = seen[i].id == after;
+        found |= once_more;
+        if ((x = mine(p, seen[i].id)))
+            penalise(x, seen[i].n_out + once_more, r);
+    }
+    found = __syncthreads_or(found);
+    if (penalises && after >= 0 && !found && threadIdx.x == 0 && (x = mine(p, after)))
+        penalise(x, 1, r);
+    __syncthreads();
+}
+
+/* ln of the sum of e^logit, and the best logits, from the raw ones. */
+template <bool cluster>
+static __device__ __noinline__ double raw_logprobs(const struct row_params &r, struct part<cluster> &p, float max,
+                                                   struct sample_out *out)
+{
+    double before, lse;
+    p.max = max;
+    p.rate = 1.44269504f;
+    if (max == -INFINITY)
+        return -INFINITY;
+    lse = max + log(sum_kept(p, {-FLT_MAX, INT32_MAX}, 0, WEIGHT, &before));
+    int32_t k = min(r.n_logprobs, SAMPLE_TOP_MAX), n = 0;
+    if (k > 0) {
+        if (!list_best(p, k)) { /* a small vocabulary, or many as good as the k-th */
+            struct cut all = {-FLT_MAX, INT32_MAX};
+            struct cut last = find_cut(p, all, -FLT_MAX, max, ONE, (uint64_t)k);
+            gather(p, last, -FLT_MAX, FLT_MAX);
+            if (p.rank == 0)
+                sort_list(p.s, min(p.s->n_list, (uint32_t)LIST));
+        }
+        n = min(k, (int32_t)*of_rank<cluster>(&p.s->n_list, 0));
+        if (p.rank == 0 && (int32_t)threadIdx.x < n) {
+            struct cut c = cut_at(p.s, threadIdx.x);
+            out->top[threadIdx.x].id = c.id;
+            out->top[threadIdx.x].logprob = (float)(c.value - lse);
+        }
+        sync_all<cluster>();
+    }
+    if (p.rank == 0 && threadIdx.x == 0)
+        out->n_top = n;
+    return lse;
+}
+
+/* The cut of top-k and, where the list is there, of top-p too: *done then. */
+template <bool cluster>
+static __device__ struct cut cut_top_k(const struct row_params &r, struct part<cluster> &p, bool *done)
+{
+    struct cut c = {};
+    *done = list_best(p, r.top_k);
+    if (!*done)
+        return find_cut(p, {-FLT_MAX, INT32_MAX}, -FLT_MAX, p.max, ONE, (uint64_t)r.top_k);
+    if (p.rank == 0 && threadIdx.x == 0) {
+        uint32_t n = min((uint32_t)r.top_k, p.s->n_list);
+        c = cut_at(p.s, n - 1);
+        if (r.top_p < 1) {
+            uint64_t total = 0;
+            for (uint32_t i = 0; i < n; i++)
+                total += fixed(weight(p, cut_at(p.s, i).value));
+            c = walk(p, n, WEIGHT, 0, (uint64_t)ceil((double)total * fmax((double)r.top_p, 0.0)));
+        }
+    }
+    return tell_cut(p, c);
+}
+
+template <bool cluster>
+static __device__ struct cut cut_top_p(const struct row_params &r, struct part<cluster> &p, struct cut keep,
+                                       int32_t vocab)
+{
+    double before, total = sum_kept(p, keep, 0, WEIGHT, &before), top_p = fmax((double)r.top_p, 0.0);
+    /* all ids that weigh less than rest / n together can't hold more than the rest */
+    double ln = fmax(log(total * (1 - top_p) / vocab), -87.0) - 0.01;
+    float lo = fmaxf((float)(p.max + ln * (double)r.temperature), -FLT_MAX);
+    lo = fminf(fmaxf(lo, keep.value), p.max);
+    return find_cut(p, keep, lo, p.max, WEIGHT, (uint64_t)ceil(total * top_p * UNIT));
+}
+
+template <bool cluster>
+static __device__ int32_t choose(const struct sample_args &a, const struct row_params &r, struct part<cluster> &p,
+                                 float max)
+{
+    struct cut keep = {-FLT_MAX, INT32_MAX};
+    bool done = false;
+    if (max == -INFINITY)
+        return 0;
+    if (!(r.temperature > 0) || r.top_k == 1)
+        return lowest_with(p, max);
+    p.max = max;
+    p.rate = (float)fmin(1.4426950408889634 / (double)r.temperature, (double)FLT_MAX);
+    if (r.top_k > 0 && r.top_k < a.vocab)
+        keep = cut_top_k(r, p, &done);
+    if (r.top_p < 1 && !done)
+        keep = cut_top_p(r, p, keep, a.vocab);
+    float least = r.min_p > 0 ? fminf(r.min_p, 1) : 0;
+    double before, total = sum_kept(p, keep, least, WEIGHT, &before);
+    double u = rng_uniform(r.seed, r.choice, r.position, 0);
+    return find_kept(p, keep, least, WEIGHT, u * total, before);
+}
+
+/* Grid: rows x CTAs of a cluster; THREADS; shared: struct sample_shared, the part, group maxima and sums. */
+template <bool cluster> static __global__ void __launch_bounds__(THREADS, 3) sample_kernel(const struct sample_args a)
+{
+    extern __shared__ __align__(16) uint8_t memory[];
+    const int32_t row = blockIdx.x / (cluster ? CLUSTER : 1);
+    const struct row_params r = a.rows[row];
+    struct part<cluster> p = {
+    };
+    struct sample_out *out = a.out + row;
+    p.s = (struct sample_shared *)memory;
+    p.n_ranks = cluster ? CLUSTER : 1;
+    p.rank = blockIdx.x % p.n_ranks;
+    p.n_groups = a.part / GROUP;
+    p.all_groups = p.n_groups * p.n_ranks;
+    p.id0 = p.rank * a.part;
+    p.l = cluster ? (float *)(memory + sizeof *p.s) : a.copy + (size_t)row * a.part;
+    p.sum = cluster ? (double *)(p.l + a.part) : (double *)(memory + sizeof *p.s);
+    p.top = (uint32_t *)(p.sum + p.n_groups);
+    load(p, a.logits + (size_t)row * a.vocab, a.vocab);
+    float max = find_tops(p);
+    double lse = r.n_logprobs >= 0 ? raw_logprobs(r, p, max, out) : 0;
+    int32_t after = r.after ? a.before[r.after - 1] : -1;
+    if (r.n_bias || r.n_banned || r.n_seen || after >= 0) {
+        adjust(a, r, p, after);
+        max = find_tops(p);
+    }
+    int32_t id = choose(a, r, p, max);
+    if (p.rank == 0 && threadIdx.x == 0) {
+        float own = clean(a.logits[(size_t)row * a.vocab + id]);
+        a.drawn[row] = id;
+        out->id = id;
+        out->logprob = r.n_logprobs < 0 ? 0.0f : own > -INFINITY ? (float)(own - lse) : -INFINITY;
+        if (r.n_logprobs < 0)
+            out->n_top = 0;
+        else if (lse == -INFINITY)
+            out->n_top = 0;
+    }
+    sync_all<cluster>(); /* no CTA leaves while another reads its memory */
+}
+
+/* -- calls ------------------------------------------------------------------------------------------------------- */
 
 struct sampler {
-    struct fast_pool *pool;
-    float *scratch; /* [threads][2 * max_vocab] */
-    int32_t max_vocab;
-    struct stage_slot logits, drawn; /* only their host parts are used */
+    bool cluster;
+    int32_t max_vocab, max_rows;
+    float *copy;              /* see sample_args */
+    struct stage_slot params; /* rows, then lists */
+    struct sample_out *out[PASS_STEPS];
+    struct {
+        struct sample_out *to;
+        int32_t n;
+    } due[PASS_STEPS]; /* of call i in i % PASS_STEPS */
+    uint64_t calls, delivered;
 };
 
-struct sample_job {
-    const float *logits;
-    int32_t vocab;
-    const struct sample_row *rows;
-    struct sample_out *out;
-    struct sampler *s;
-};
-
-static void sample_piece(void *ctx, int32_t piece, int32_t thread)
+static size_t align16(size_t n)
 {
-    const struct sample_job *j = (const struct sample_job *)ctx;
-    sample_row_cpu(j->logits + (size_t)piece * j->vocab, j->vocab, &j->rows[piece], &j->out[piece],
-                   j->s->scratch + (size_t)thread * 2 * (size_t)j->s->max_vocab);
+    return (n + 15) & ~(size_t)15;
+}
+
+static size_t list_bytes(const struct sample_row *r)
+{
+    return align16(r->n_seen * sizeof *r->seen) + align16(r->n_bias * sizeof *r->bias) +
+           align16(r->n_banned * sizeof *r->banned);
+}
+
+static bool penalises(const struct sample_row *r)
+{
+    return r->repetition != 1 || r->presence != 0 || r->frequency != 0;
+}
+
+/* A list behind the others: at *end. */
+static uint32_t put_list(uint8_t *base, size_t *end, const void *from, size_t bytes)
+{
+    size_t at = *end;
+    if (bytes)
+        memcpy(base + at, from, bytes);
+    *end += align16(bytes);
+    return (uint32_t)at;
+}
+
+static struct row_params pack_row(const struct sample_row *r, uint8_t *base, size_t *end)
+{
+    bool seen = penalises(r);
+    return {.temperature = r->temperature,
+            .top_p = r->top_p,
+            .min_p = r->min_p,
+            .repetition = r->repetition,
+            .presence = r->presence,
+            .frequency = r->frequency,
+            .top_k = r->top_k,
+            .n_logprobs = r->n_logprobs,
+            .seed = r->seed,
+            .position = r->position,
+            .choice = r->choice,
+            .after = seen ? r->after : 0,
+            .n_seen = seen ? r->n_seen : 0,
+            .n_bias = r->n_bias,
+            .n_banned = r->n_banned,
+            .seen_at = put_list(base, end, r->seen, seen ? r->n_seen * sizeof *r->seen : 0),
+            .bias_at = put_list(base, end, r->bias, r->n_bias * sizeof *r->bias),
+            .banned_at = put_list(base, end, r->banned, r->n_banned * sizeof *r->banned)};
+}
+
+/* Parameters onto the card; *after: some row needs what was drawn before. */
+static void send_params(struct cuda *c, const struct sample_row *rows, int32_t n, bool *after)
+{
+    struct sampler *s = c->sampler;
+    size_t head = align16((size_t)n * sizeof(struct row_params)), bytes = head, end = head;
+    *after = false;
+    for (int32_t i = 0; i < n; i++)
+        bytes += list_bytes(&rows[i]);
+    stage_reserve(&s->params, bytes);
+    uint8_t *base = (uint8_t *)s->params.host;
+    for (int32_t i = 0; i < n; i++) {
+        struct row_params p = pack_row(&rows[i], base, &end);
+        *after |= p.after != 0;
+        memcpy(base + (size_t)i * sizeof p, &p, sizeof p);
+    }
+    stage_send(c, &s->params, end);
+}
+
+static void launch(struct cuda *c, const struct sample_args *a, int32_t n)
+{
+    struct sampler *s = c->sampler;
+    size_t groups = (size_t)a->part / GROUP, shared = sizeof(struct sample_shared) + groups * (8 + 4);
+    if (!s->cluster) {
+        sample_kernel<false><<<(unsigned)n, THREADS, shared, c->stream>>>(*a);
+        LAUNCHED();
+        return;
+    }
+    cudaLaunchConfig_t how = {};
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = CLUSTER;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    how.gridDim = dim3((unsigned)n * CLUSTER);
+    how.blockDim = dim3(THREADS);
+    how.dynamicSmemBytes = shared + (size_t)a->part * sizeof(float);
+    how.stream = c->stream;
+    how.attrs = &cluster;
+    how.numAttrs = 1;
+    CU(cudaLaunchKernelEx(&how, sample_kernel<true>, *a));
+}
+
+/* Logits of a CTA: the row's groups shared out. */
+static int32_t part_of(const struct sampler *s, int32_t vocab)
+{
+    int32_t ranks = s->cluster ? CLUSTER : 1, groups = (vocab + GROUP - 1) / GROUP;
+    return (groups + ranks - 1) / ranks * GROUP;
 }
 
 void cuda_sample(struct backend *be, const float *logits, int32_t vocab, const struct sample_row *rows,
@@ -42,51 +342,87 @@ void cuda_sample(struct backend *be, const float *logits, int32_t vocab, const s
 {
     struct cuda *c = cuda_of(be);
     struct sampler *s = c->sampler;
-    size_t bytes = (size_t)n * (size_t)vocab * sizeof *logits;
-    assert(vocab <= s->max_vocab);
-    stage_reserve(&s->logits, bytes);
-    CU(cudaMemcpyAsync(s->logits.host, logits, bytes, cudaMemcpyDeviceToHost, c->stream));
-    CU(cudaStreamSynchronize(c->stream));
-    struct sample_job job = {(const float *)s->logits.host, vocab, rows, out, s};
-    fast_pool_run(s->pool, sample_piece, &job, n);
-    stage_reserve(&s->drawn, (size_t)n * sizeof(int32_t));
-    for (int32_t i = 0; i < n; i++) {
-        assert(rows[i].after == 0);
-        ((int32_t *)s->drawn.host)[i] = out[i].id;
+    bool after;
+    assert(vocab > 0 && vocab <= s->max_vocab && n <= s->max_rows);
+    if (s->calls - s->delivered == PASS_STEPS) {
+        CU(cudaStreamSynchronize(c->stream));
+        sampler_deliver(c, s->calls);
     }
-    CU(cudaMemcpyAsync(c->drawn, s->drawn.host, (size_t)n * sizeof(int32_t), cudaMemcpyHostToDevice, c->stream));
-    CU(cudaEventRecord(s->drawn.copied, c->stream));
+    send_params(c, rows, n, &after);
+    if (after)
+        CU(cudaMemcpyAsync(c->drawn_before, c->drawn, (size_t)s->max_rows * sizeof *c->drawn, cudaMemcpyDeviceToDevice,
+                           c->stream));
+    uint32_t slot = (uint32_t)(s->calls++ % PASS_STEPS);
+    const uint8_t *base = (const uint8_t *)s->params.dev;
+    struct sample_args a = {logits,
+                            (const struct row_params *)base,
+                            base,
+                            c->drawn_before,
+                            c->drawn,
+                            s->out[slot],
+                            s->copy,
+                            vocab,
+                            part_of(s, vocab)};
+    launch(c, &a, n);
+    s->due[slot] = {out, n};
 }
 
-int sampler_open(struct sampler **out, int32_t threads, int32_t max_vocab, struct err *e)
+uint64_t sampler_calls(const struct cuda *c)
+{
+    return c->sampler->calls;
+}
+
+void sampler_deliver(struct cuda *c, uint64_t calls)
+{
+    struct sampler *s = c->sampler;
+    for (; s->delivered < calls; s->delivered++) {
+        uint32_t slot = (uint32_t)(s->delivered % PASS_STEPS);
+        memcpy(s->due[slot].to, s->out[slot], (size_t)s->due[slot].n * sizeof *s->due[slot].to);
+    }
+}
+
+/* -- open -------------------------------------------------------------------------------------------------------- */
+
+int sampler_open(struct cuda *c, struct err *e)
 {
     struct sampler *s = new (std::nothrow) sampler{};
-    int rc = -ENOMEM;
-    threads = threads < 1 ? 1 : threads > SAMPLER_THREADS ? SAMPLER_THREADS : threads;
-    if (s)
-        s->scratch = (float *)malloc((size_t)threads * 2 * ((size_t)max_vocab + 1) * sizeof *s->scratch);
-    if (!s || !s->scratch) {
-        rc = err_set(e, ENOMEM, "cuda: no memory for the sampler over %d logits", max_vocab);
-        goto fail;
+    struct cudaDeviceProp p;
+    if (!s)
+        return err_set(e, ENOMEM, "cuda: out of memory");
+    c->sampler = s;
+    s->max_vocab = c->max_vocab;
+    s->max_rows = c->max_seqs;
+    CU(cudaGetDeviceProperties(&p, 0));
+    s->cluster = true;
+    int32_t part = part_of(s, c->max_vocab);
+    size_t shared = sizeof(struct sample_shared) + (size_t)part / GROUP * 12, with = shared + (size_t)part * 4;
+    s->cluster = p.major == 9 && with <= p.sharedMemPerBlockOptin;
+    part = part_of(s, c->max_vocab);
+    if (s->cluster) {
+        CU(cudaFuncSetAttribute(sample_kernel<true>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)with));
+    } else {
+        shared = sizeof(struct sample_shared) + (size_t)part / GROUP * 12;
+        CU(cudaFuncSetAttribute(sample_kernel<false>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+        s->copy = (float *)cuda_alloc(c, (size_t)s->max_rows * (size_t)part * sizeof *s->copy);
+        if (!s->copy)
+            return err_set(e, ENOMEM, "cuda: no memory on the GPU for the sampler over %d logits", c->max_vocab);
     }
-    s->max_vocab = max_vocab;
-    rc = fast_pool_open(&s->pool, threads, e);
-    if (rc)
-        goto fail;
-    *out = s;
+    stage_reserve(&s->params, (size_t)s->max_rows * (sizeof(struct row_params) + 256));
+    CU(cudaEventRecord(s->params.copied, c->stream));
+    for (int i = 0; i < PASS_STEPS; i++)
+        CU(cudaMallocHost(&s->out[i], (size_t)s->max_rows * sizeof(struct sample_out)));
     return 0;
-fail:
-    sampler_close(s);
-    return rc;
 }
 
-void sampler_close(struct sampler *s)
+void sampler_close(struct cuda *c)
 {
+    struct sampler *s = c->sampler;
     if (!s)
         return;
-    stage_free(&s->logits);
-    stage_free(&s->drawn);
-    fast_pool_close(s->pool);
-    free(s->scratch);
+    stage_free(&s->params);
+    CU(cudaFree(s->copy));
+    for (int i = 0; i < PASS_STEPS; i++)
+        CU(cudaFreeHost(s->out[i]));
     delete s;
+    c->sampler = NULL;
 }

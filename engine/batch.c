@@ -9,8 +9,8 @@ struct batch {
     struct step step;
     uint32_t max_rows, max_seqs;
     uint64_t max_table;
-    int32_t *ids, *pos, *row_seq; /* [max_rows] */
-    int32_t *seq_row, *table_at;  /* [max_seqs + 1] */
+    int32_t *ids, *after, *pos, *row_seq; /* [max_rows] */
+    int32_t *seq_row, *table_at;          /* [max_seqs + 1] */
     int32_t *table, *out_row;
     struct sample_row *draws;   /* [max_seqs] */
     struct sample_out *results; /* [max_seqs] */
@@ -25,6 +25,7 @@ int batch_open(struct batch **out, uint32_t max_rows, uint32_t max_seqs, uint32_
     b->max_seqs = max_seqs;
     b->max_table = (uint64_t)max_seqs * max_blocks;
     b->ids = calloc(max_rows, sizeof *b->ids);
+    b->after = calloc(max_rows, sizeof *b->after);
     b->pos = calloc(max_rows, sizeof *b->pos);
     b->row_seq = calloc(max_rows, sizeof *b->row_seq);
     b->seq_row = calloc(max_seqs + 1, sizeof *b->seq_row);
@@ -33,8 +34,8 @@ int batch_open(struct batch **out, uint32_t max_rows, uint32_t max_seqs, uint32_
     b->out_row = calloc(max_seqs, sizeof *b->out_row);
     b->draws = calloc(max_seqs, sizeof *b->draws);
     b->results = calloc(max_seqs, sizeof *b->results);
-    if (!b->ids || !b->pos || !b->row_seq || !b->seq_row || !b->table_at || !b->table || !b->out_row || !b->draws ||
-        !b->results) {
+    if (!b->ids || !b->after || !b->pos || !b->row_seq || !b->seq_row || !b->table_at || !b->table || !b->out_row ||
+        !b->draws || !b->results) {
         batch_close(b);
         return -ENOMEM;
     }
@@ -47,6 +48,7 @@ void batch_close(struct batch *b)
     if (!b)
         return;
     free(b->ids);
+    free(b->after);
     free(b->pos);
     free(b->row_seq);
     free(b->seq_row);
@@ -62,10 +64,12 @@ void batch_close(struct batch *b)
 static void add_run(struct batch *b, const struct plan_run *r, const struct seq *q)
 {
     struct step *t = &b->step;
-    assert((uint32_t)t->n_rows + r->n_rows <= b->max_rows && r->begin + r->n_rows <= q->n_known);
+    assert((uint32_t)t->n_rows + r->n_rows <= b->max_rows && r->begin + r->n_rows <= seq_planned(q));
     b->seq_row[t->n_seqs] = t->n_rows;
     for (uint32_t i = 0; i < r->n_rows; i++, t->n_rows++) {
-        b->ids[t->n_rows] = q->ids[r->begin + i];
+        bool known = r->begin + i < q->n_known; /* else the step before draws it */
+        b->ids[t->n_rows] = known ? q->ids[r->begin + i] : 0;
+        b->after[t->n_rows] = known ? 0 : (int32_t)q->draw + 1;
         b->pos[t->n_rows] = (int32_t)(r->begin + i);
         b->row_seq[t->n_rows] = t->n_seqs;
     }
@@ -88,6 +92,7 @@ const struct step *batch_build(struct batch *b, const struct plan *p, struct seq
     b->step = (struct step){
         .number = p->step,
         .ids = b->ids,
+        .after = b->after,
         .pos = b->pos,
         .row_seq = b->row_seq,
         .seq_row = b->seq_row,
@@ -99,6 +104,7 @@ const struct step *batch_build(struct batch *b, const struct plan *p, struct seq
     for (uint32_t i = 0; i < p->n_runs; i++)
         add_run(b, &p->runs[i], slots[p->runs[i].slot]);
     assert((uint32_t)b->step.n_rows == p->n_rows && (uint32_t)b->step.n_out == p->n_draws);
+    b->step.decode = p->n_decode == p->n_runs;
     return &b->step;
 }
 

@@ -51,6 +51,7 @@ struct engine_config {
     uint8_t deterministic;             /* 1 = row invariance (backend.h), or no start */
     uint8_t no_prefix_cache;           /* 1 = every prompt is computed whole */
     uint8_t log_level;                 /* enum log_level, of the engine process */
+    uint8_t depth;                     /* steps queued at a time, 1 or 2; 0 = what the backend is worth (tests) */
     uint8_t check;                     /* 1 = walk all KV invariants after each step (tests) */
     uint8_t secret[32];                /* of this installation: seeds block keys */
 };

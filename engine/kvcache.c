@@ -178,6 +178,8 @@ int kvcache_own(struct kvcache *c, struct seq *s, uint64_t position, struct kvca
 void kvcache_publish(struct kvcache *c, struct seq *s)
 {
     for (; s->n_published < s->table.n && s->table.blocks[s->n_published].state == TABLE_READY; s->n_published++) {
+        if ((uint64_t)(s->n_published + 1) * c->block_tokens > s->n_known)
+            break; /* filled with a token that a step under way draws */
         if (!c->enabled)
             continue;
         struct table_block *b = &s->table.blocks[s->n_published];

@@ -15,6 +15,20 @@
 #define BUSY_MS 5    /* longest wait with requests that can't go on by themselves, */
 #define IDLE_MS 1000 /* and without any */
 
+static int flight_open(struct flight *f, uint32_t max_rows, uint32_t max_seqs, uint32_t max_blocks)
+{
+    f->plan.runs = calloc(max_seqs, sizeof *f->plan.runs);
+    f->seqs = calloc(max_seqs, sizeof *f->seqs);
+    return f->plan.runs && f->seqs ? batch_open(&f->batch, max_rows, max_seqs, max_blocks) : -ENOMEM;
+}
+
+static void flight_close(struct flight *f)
+{
+    batch_close(f->batch);
+    free(f->plan.runs);
+    free(f->seqs);
+}
+
 int loop_open(struct loop *l, struct boundary *b, struct machine *m, struct err *e)
 {
     const struct engine_config *c = &m->config;
@@ -23,14 +37,20 @@ int loop_open(struct loop *l, struct boundary *b, struct machine *m, struct err 
     memset(l, 0, sizeof *l);
     l->b = b;
     l->m = m;
-    if (kvcache_open(&l->kv, m->plan.n_blocks, m->layout.block_tokens, !c->no_prefix_cache) != 0 ||
-        sched_open(&l->sched, &limits, &l->kv) != 0 || sessions_open(&l->sessions, &l->kv) != 0 ||
-        batch_open(&l->batch, c->max_rows, c->max_seqs, max_blocks) != 0) {
+    l->depth = machine_depth(m);
+    int ret = kvcache_open(&l->kv, m->plan.n_blocks, m->layout.block_tokens, !c->no_prefix_cache);
+    if (!ret)
+        ret = sched_open(&l->sched, &limits, &l->kv);
+    if (!ret)
+        ret = sessions_open(&l->sessions, &l->kv);
+    for (uint32_t i = 0; i < l->depth && !ret; i++)
+        ret = flight_open(&l->flights[i], c->max_rows, c->max_seqs, max_blocks);
+    if (ret) {
         loop_close(l);
         return err_set(e, ENOMEM, "engine: no memory for the tables of %u blocks and %u sequences", m->plan.n_blocks,
                        c->max_seqs);
     }
-    int ret = tiering_open(&l->kv, m, b->wake_engine, e);
+    ret = tiering_open(&l->kv, m, b->wake_engine, e);
     if (ret)
         loop_close(l);
     return ret;
@@ -38,6 +58,8 @@ int loop_open(struct loop *l, struct boundary *b, struct machine *m, struct err 
 
 void loop_close(struct loop *l)
 {
+    if (l->n_flights > 0) /* its results would go into memory that is gone */
+        backend_ops(l->m->be)->sync(l->m->be);
     while (l->n_live > 0)
         loop_drop_request(l, l->live[l->n_live - 1]);
     sessions_close(&l->sessions);
@@ -45,11 +67,21 @@ void loop_close(struct loop *l)
         tiering_drain(&l->kv, l->b->wake_engine);
     free(l->live);
     idmap_fini(&l->requests);
-    batch_close(l->batch);
+    for (uint32_t i = 0; i < LOOP_DEPTH_MAX; i++)
+        flight_close(&l->flights[i]);
     if (l->sched.slots)
         sched_close(&l->sched);
     kvcache_close(&l->kv);
     memset(l, 0, sizeof *l);
+}
+
+/* What steps under way still draw for q is thrown away. */
+static void forget_runs(struct loop *l, const struct seq *q)
+{
+    for (uint32_t f = 0; f < l->n_flights; f++)
+        for (uint32_t i = 0; i < l->flights[f].plan.n_runs; i++)
+            if (l->flights[f].seqs[i] == q)
+                l->flights[f].seqs[i] = NULL;
 }
 
 void loop_finish_seq(struct loop *l, struct seq *q, enum engine_finish why, int32_t stop_id)
@@ -59,14 +91,17 @@ void loop_finish_seq(struct loop *l, struct seq *q, enum engine_finish why, int3
     q->stop_id = stop_id;
     if (q->req->in_session)
         sessions_note(&l->sessions, q);
+    forget_runs(l, q);
     sched_remove(&l->sched, q);
 }
 
 void loop_drop_request(struct loop *l, struct reqseqs *r)
 {
     for (uint32_t i = 0; i < r->req->n; i++) {
-        if (r->seqs[i] && r->seqs[i]->state != SEQ_OVER)
+        if (r->seqs[i] && r->seqs[i]->state != SEQ_OVER) {
+            forget_runs(l, r->seqs[i]);
             sched_remove(&l->sched, r->seqs[i]);
+        }
         seq_close(r->seqs[i]);
     }
     idmap_remove(&l->requests, r->req->id);
@@ -135,28 +170,64 @@ static void accept_token(struct loop *l, struct seq *q, const struct sample_out 
     }
     if (q->logprobs)
         keep_logprob(q, o);
-    seq_append(q, o->id);
+    sched_accept(&l->sched, q, o->id);
     atomic_fetch_add(&l->b->head->status.generated_tokens, 1);
     if (seq_generated(q) == r->max_tokens)
         loop_finish_seq(l, q, ENGINE_FINISH_LENGTH, -1);
 }
 
-static void commit(struct loop *l, const struct plan *p)
+static void note_time(struct loop *l, const struct plan *p, uint64_t ns)
 {
-    struct sample_out *o = batch_results(l->batch);
-    kvcache_finish(&l->kv, p->step);
-    for (uint32_t i = 0; i < p->n_runs; i++) {
-        const struct plan_run *run = &p->runs[i];
-        struct seq *q = l->sched.slots[run->slot];
-        kvcache_publish(&l->kv, q);
-        if (run->n_draws == 0)
-            continue;
-        struct reqseqs *r = idmap_get(&l->requests, q->req->id);
-        if (run->n_draws > 1)
-            make_choices(l, q);
-        for (uint32_t c = 0; c < run->n_draws; c++)
-            accept_token(l, r->seqs[q->choice + c], o++);
+    struct boundary_status *st = &l->b->head->status;
+    budget_learn(&l->sched.budget, p->n_rows, p->pairs, ns);
+    atomic_fetch_add(&st->steps, 1);
+    atomic_fetch_add(&st->step_us, ns / 1000);
+    atomic_fetch_add(&st->rows, p->n_rows);
+    if (ns > 2 * (uint64_t)l->sched.limits.step_ns)
+        atomic_fetch_add(&st->late_steps, 1);
+    log_debug("engine step", "step=%llu rows=%u decodes=%u pairs=%llu predicted_ms=%.1f ms=%.1f",
+              (unsigned long long)p->step, p->n_rows, p->n_decode, (unsigned long long)p->pairs,
+              (double)p->predicted_ns / 1e6, (double)ns / 1e6);
+}
+
+static void commit_run(struct loop *l, struct seq *q, uint32_t n_draws, const struct sample_out *o)
+{
+    kvcache_publish(&l->kv, q);
+    if (n_draws == 0)
+        return;
+    q->n_ahead--;
+    if (n_draws > 1) {
+        if (q->state == SEQ_WAITING)
+            return; /* preempted before it forked: it will, with the same tokens */
+        make_choices(l, q);
     }
+    struct reqseqs *r = idmap_get(&l->requests, q->req->id);
+    for (uint32_t c = 0; c < n_draws; c++)
+        accept_token(l, r->seqs[q->choice + c], o + c);
+}
+
+/* Wait for the oldest step and take what it brought. */
+static void commit(struct loop *l)
+{
+    const struct backend_ops *ops = backend_ops(l->m->be);
+    struct flight f = l->flights[0];
+    const struct plan *p = &f.plan;
+    if (ops->step_wait)
+        ops->step_wait(l->m->be, p->step);
+    else
+        ops->sync(l->m->be);
+    uint64_t now = sys.now_ns();
+    note_time(l, p, f.queued_ns > l->last_done_ns ? now - f.queued_ns : now - l->last_done_ns);
+    l->last_done_ns = now;
+    l->n_flights--;
+    for (uint32_t i = 0; i < l->n_flights; i++)
+        l->flights[i] = l->flights[i + 1];
+    l->flights[l->n_flights] = f;
+    kvcache_finish(&l->kv, p->step);
+    const struct sample_out *o = batch_results(f.batch);
+    for (uint32_t i = 0; i < p->n_runs; o += p->runs[i++].n_draws)
+        if (f.seqs[i])
+            commit_run(l, f.seqs[i], p->runs[i].n_draws, o);
 }
 
 static void note_admitted(struct loop *l, const struct plan *p)
@@ -173,37 +244,58 @@ static void note_admitted(struct loop *l, const struct plan *p)
     }
 }
 
-static bool run_step(struct loop *l)
+/* Remember what the step is about, until commit. */
+static void take_off(struct loop *l, const struct plan *p)
+{
+    struct flight *f = &l->flights[l->n_flights++];
+    struct plan_run *runs = f->plan.runs;
+    uint32_t draw = 0;
+    f->plan = *p;
+    f->plan.runs = runs;
+    memcpy(runs, p->runs, p->n_runs * sizeof *runs);
+    for (uint32_t i = 0; i < p->n_runs; draw += runs[i++].n_draws) {
+        struct seq *q = f->seqs[i] = l->sched.slots[runs[i].slot];
+        q->n_ahead += runs[i].n_draws > 0;
+        q->draw = draw;
+    }
+}
+
+/* Plan the next step and queue it. False when nothing can run. */
+static bool queue_step(struct loop *l)
 {
     const struct plan *p = sched_step(&l->sched, l->step + 1);
     if (!p)
         return false;
     const struct backend_ops *ops = backend_ops(l->m->be);
-    struct boundary_status *st = &l->b->head->status;
-    uint64_t start = sys.now_ns();
+    struct flight *f = &l->flights[l->n_flights];
+    f->queued_ns = sys.now_ns();
     l->kv.queued = ++l->step;
     note_admitted(l, p);
-    const struct step *step = batch_build(l->batch, p, l->sched.slots);
+    const struct step *step = batch_build(f->batch, p, l->sched.slots);
     for (uint32_t i = 0; i < p->n_copies; i++)
         machine_copy_block(l->m, p->copies[i].from, p->copies[i].to);
     float *logits = machine_forward(l->m, step);
     if (p->n_draws)
-        ops->sample(l->m->be, logits, l->m->vocab, batch_draws(l->batch), batch_results(l->batch), (int32_t)p->n_draws);
-    ops->sync(l->m->be);
-    uint64_t ns = sys.now_ns() - start;
-    budget_learn(&l->sched.budget, p->n_rows, p->pairs, ns);
-    if (l->trace)
+        ops->sample(l->m->be, logits, l->m->vocab, batch_draws(f->batch), batch_results(f->batch), (int32_t)p->n_draws);
+    if (ops->step_end)
+        ops->step_end(l->m->be, p->step);
+    if (l->trace) {
+        ops->sync(l->m->be);
         l->trace(l->trace_ctx, l, p, logits);
-    commit(l, p);
-    atomic_fetch_add(&st->steps, 1);
-    atomic_fetch_add(&st->step_us, ns / 1000);
-    atomic_fetch_add(&st->rows, p->n_rows);
-    if (ns > 2 * (uint64_t)l->sched.limits.step_ns)
-        atomic_fetch_add(&st->late_steps, 1);
-    log_debug("engine step", "step=%llu rows=%u decodes=%u pairs=%llu predicted_ms=%.1f ms=%.1f",
-              (unsigned long long)p->step, p->n_rows, p->n_decode, (unsigned long long)p->pairs,
-              (double)p->predicted_ns / 1e6, (double)ns / 1e6);
+    }
+    take_off(l, p);
     return true;
+}
+
+/* Queue a step; wait for the oldest when as many are queued as may be, or there is none to queue. */
+static bool run_step(struct loop *l)
+{
+    bool queued = queue_step(l);
+    if (l->n_flights == l->depth || (l->n_flights > 0 && !queued)) {
+        commit(l);
+        return true;
+    }
+    return queued;
 }
 
 static void publish_status(struct loop *l)

@@ -3,6 +3,11 @@
  *     inbox: admit, cancel, credit  ->  sched_step: plan  ->  batch_build: step  ->  forward, sample  ->  commit
  *     ->  outbox: tokens, progress, done
  *
+ * Up to `depth` steps are queued at a time: with 2, step N + 1 is planned and queued while N runs, and takes the tokens
+ * that N draws from where the backend keeps them. So a turn waits only for the step before the one it has queued. That
+ * a sequence ends (stop, cancel) is then seen one step late: what it drew beyond is thrown away, its blocks are given
+ * back with the number of the last step that names them, and no block with a token that is not known is published.
+ *
  * Runs over a boundary, as a thread of the front or as its own process; a test turns it by hand.
  */
 #ifndef HEARTH_ENGINE_LOOP_H
@@ -15,19 +20,31 @@
 #include "engine/sched.h"
 #include "engine/session.h"
 
+#define LOOP_DEPTH_MAX 2
+
+/* A step that is queued. */
+struct flight {
+    struct batch *batch;
+    struct plan plan;  /* its arrays are the scheduler's, but for `runs`, a copy */
+    struct seq **seqs; /* [n_runs] whose runs they are; NULL: it has ended since */
+    uint64_t queued_ns;
+};
+
 struct loop {
     struct boundary *b;
     struct machine *m;
     struct kvcache kv;
     struct sched sched;
-    struct batch *batch;
     struct sessions sessions;
+    struct flight flights[LOOP_DEPTH_MAX]; /* queued steps, oldest first */
+    uint32_t depth, n_flights;
+    uint64_t last_done_ns;
     struct idmap requests; /* id -> struct reqseqs */
     struct reqseqs **live; /* requests in no order */
     size_t n_live, cap_live;
     uint64_t n_requests, step; /* counters: arrival order, last step */
     bool quit;
-    /* Tests see each step: plan, sequences by slot, logits rows. NULL in production. */
+    /* Tests see each step, done, before it is committed: plan, sequences by slot, logits rows. NULL in production. */
     void (*trace)(void *ctx, const struct loop *l, const struct plan *p, const float *logits);
     void *trace_ctx;
     uint8_t msg[MSG_MAX]; /* one message in or out */

@@ -202,6 +202,9 @@ int machine_open(struct machine *m, const struct engine_config *c,
         .threads = (int32_t)m->config.threads,
         .isa = strcmp(m->config.isa, "ref") == 0 ? NULL : m->config.isa,
         .max_rows = (int32_t)m->config.max_rows,
+        .max_seqs = (int32_t)m->config.max_seqs,
+        .max_table = (int64_t)m->config.max_seqs *
+                     ((m->plan.ctx_tokens + m->config.block_tokens - 1) / m->config.block_tokens),
         .max_cols = max_cols(s),
         .max_vocab = s->vocab,
         .deterministic = m->config.deterministic,
@@ -242,6 +245,13 @@ void machine_close(struct machine *m)
     loader_close(m->loader);
     free(m->views);
     memset(m, 0, sizeof *m);
+}
+
+uint32_t machine_depth(const struct machine *m)
+{
+    int32_t best = backend_ops(m->be)->depth;
+    uint32_t want = m->config.depth ? m->config.depth : (uint32_t)best;
+    return want > 1 ? 2 : 1;
 }
 
 float *machine_forward(struct machine *m, const struct step *step)

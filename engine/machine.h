@@ -34,6 +34,8 @@ void machine_close(struct machine *m);
 /* engine_make_plan, in this process: may leave a GPU's context in it. */
 int machine_plan(const struct engine_config *c, struct engine_plan *out, struct err *e);
 
+/* Steps that may be queued at a time, 1 or 2. */
+uint32_t machine_depth(const struct machine *m);
 /* Queue the forward pass of a step: logits[n_out][vocab] in backend memory. */
 float *machine_forward(struct machine *m, const struct step *step);
 /* Queue copies of whole blocks. */

@@ -136,6 +136,12 @@ void sched_adopt(struct sched *s, struct seq *parent, struct seq *child)
     enter_slot(s, child);
 }
 
+void sched_accept(struct sched *s, struct seq *q, int32_t id)
+{
+    seq_append(q, id);
+    s->waiting_tokens += q->state == SEQ_WAITING; /* preempted while the token was on its way */
+}
+
 void sched_remove(struct sched *s, struct seq *q)
 {
     if (q->state == SEQ_RUNNING)
@@ -195,7 +201,7 @@ static bool ensure_blocks(struct sched *s, struct seq *q, uint64_t from, uint64_
 static void add_run(struct sched *s, struct seq *q, uint64_t begin, uint32_t rows)
 {
     struct plan *p = &s->plan;
-    bool last = begin + rows == q->n_known;
+    bool last = begin + rows == seq_planned(q);
     uint32_t draws = !last ? 0 : q->forks ? q->req->n : 1;
     p->runs[p->n_runs++] = (struct plan_run){(uint32_t)q->slot, rows, begin, draws};
     p->n_rows += rows;
@@ -204,11 +210,11 @@ static void add_run(struct sched *s, struct seq *q, uint64_t begin, uint32_t row
     table_fill(&q->table, begin, begin + rows);
 }
 
-/* A generation that goes on has exactly its last known token to compute. */
+/* A generation that goes on has exactly its last token to compute, which may be on its way. */
 static bool is_decode(const struct seq *q, uint64_t *begin)
 {
-    uint64_t end;
-    return table_next_absent(&q->table, q->n_known, begin, &end) && *begin + 1 == q->n_known && seq_generated(q) > 0;
+    uint64_t end, n = seq_planned(q);
+    return table_next_absent(&q->table, n, begin, &end) && *begin + 1 == n && n > q->n_prompt;
 }
 
 static void plan_decodes(struct sched *s)
@@ -218,7 +224,7 @@ static void plan_decodes(struct sched *s)
         uint64_t at;
         if (seq_paused(q) || !is_decode(q, &at))
             continue;
-        if (!ensure_blocks(s, q, at, q->n_known))
+        if (!ensure_blocks(s, q, at, seq_planned(q)))
             break; /* q was the last one left */
         add_run(s, q, at, 1);
         s->plan.n_decode++;
@@ -231,6 +237,8 @@ static void admit(struct sched *s)
     while (s->n_waiting > 0) {
         struct seq *q = s->waiting[0];
         uint32_t slots = 1 + choices_to_come(q);
+        if (q->n_ahead > 0)
+            return; /* preempted after its draw was queued: that comes first */
         if (s->n_running + s->slots_promised + slots > s->limits.max_seqs)
             return;
         kvcache_match(s->kv, q);

@@ -56,6 +56,8 @@ bool sched_move(struct sched *s);
 const struct plan *sched_step(struct sched *s, uint64_t number);
 /* Put a fork's child into a promised slot; its table is the parent's (kvcache_fork). */
 void sched_adopt(struct sched *s, struct seq *parent, struct seq *child);
+/* A token of q, running or preempted since, is known. */
+void sched_accept(struct sched *s, struct seq *q, int32_t id);
 /* Take a sequence out, wherever it is; its blocks are given back. */
 void sched_remove(struct sched *s, struct seq *q);
 /* Abort on a broken invariant. */

@@ -105,7 +105,10 @@ void seq_append(struct seq *s, int32_t id)
 
 bool seq_paused(const struct seq *s)
 {
-    return s->logprobs && seq_generated(s) - s->credit >= ENGINE_CREDIT;
+    uint32_t n = seq_generated(s) + s->n_ahead;
+    if (s->n_ahead > 0 && (s->forks || n >= s->req->max_tokens))
+        return true;
+    return s->logprobs && n - s->credit >= ENGINE_CREDIT;
 }
 
 void seq_sample_row(const struct seq *s, uint32_t choice, struct sample_row *out)
@@ -122,13 +125,14 @@ void seq_sample_row(const struct seq *s, uint32_t choice, struct sample_row *out
         .top_k = p->top_k,
         .n_logprobs = p->n_logprobs,
         .seed = p->seed,
-        .position = s->n_known,
+        .position = seq_planned(s),
         .choice = choice,
+        .after = s->n_ahead ? s->draw + 1 : 0,
         .n_seen = s->seen.n,
         .seen = s->seen.list,
         .n_bias = r->n_bias,
         .bias = r->bias,
-        .n_banned = seq_generated(s) < r->min_tokens ? r->n_stop : 0,
+        .n_banned = seq_generated(s) + s->n_ahead < r->min_tokens ? r->n_stop : 0,
         .banned = r->stop_ids,
     };
 }

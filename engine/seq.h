@@ -1,8 +1,8 @@
 /* seq - a request and its choices, each a sequence of token ids on its way through the engine.
  *
- * A sequence tells three counts apart: known ids (prompt and accepted tokens), computed positions (kv/table), and sent
- * tokens (outbox). Everything a sequence can grow to is reserved when the request comes in, so that a step allocates
- * nothing. Engine thread.
+ * A sequence tells four counts apart: known ids (prompt and accepted tokens), draws under way, computed positions
+ * (kv/table), and sent tokens (outbox). Everything a sequence can grow to is reserved when the request comes in, so
+ * that a step allocates nothing. Engine thread.
  */
 #ifndef HEARTH_ENGINE_SEQ_H
 #define HEARTH_ENGINE_SEQ_H
@@ -61,6 +61,8 @@ struct seq {
     int32_t slot; /* while running, else -1 */
     int32_t *ids; /* [n_prompt + max_tokens] */
     uint32_t n_known, n_prompt;
+    uint32_t n_ahead; /* draws that are queued, whose tokens are not known yet */
+    uint32_t draw;    /* index of the last of them in its step */
     struct table table;
     struct hash_key *keys; /* of its full blocks, computed when first wanted */
     uint64_t *checks;      /* beside keys: kv/entry.h */
@@ -88,6 +90,12 @@ static inline uint32_t seq_generated(const struct seq *s)
     return s->n_known - s->n_prompt;
 }
 
+/* Tokens with those that are drawn by steps under way. */
+static inline uint32_t seq_planned(const struct seq *s)
+{
+    return s->n_known + s->n_ahead;
+}
+
 /* A sequence for one choice with room for everything; ids are the prompt (and the given tokens, which count as
  * generated). NULL when there is no memory. */
 struct seq *seq_open(struct request *r, uint32_t choice, const int32_t *prompt, const int32_t *given, uint32_t n_given,
@@ -97,9 +105,10 @@ void request_close(struct request *r);
 
 /* Accept a token. */
 void seq_append(struct seq *s, int32_t id);
-/* May it run? Not while the front has not taken what it got (only with logprobs). */
+/* May it not run? While the front has not taken what it got (only with logprobs); and when what is under way ends it or
+ * makes it fork. */
 bool seq_paused(const struct seq *s);
-/* Parameters of the draw that follows the last known id. */
+/* Parameters of the draw that follows the last planned token. */
 void seq_sample_row(const struct seq *s, uint32_t choice, struct sample_row *out);
 
 /* Queue order: higher priority, then earlier arrival, then lower choice. < 0 when a goes first. */

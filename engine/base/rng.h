@@ -7,6 +7,8 @@
 #ifndef HEARTH_BASE_RNG_H
 #define HEARTH_BASE_RNG_H
 
+#include "engine/base/device.h"
+
 #include <stdint.h>
 
 struct philox {
@@ -14,7 +16,7 @@ struct philox {
 };
 
 /* Ten rounds over a 128-bit counter and a 64-bit key. */
-static inline struct philox philox4x32(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1)
+DEVICE_TOO struct philox philox4x32(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1)
 {
     for (int i = 0; i < 10; i++) {
         uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
@@ -32,7 +34,7 @@ static inline struct philox philox4x32(uint32_t c0, uint32_t c1, uint32_t c2, ui
 
 /* The draw-th uniform float in [0, 1) (24 bits) for the token at `position` of choice `choice` under `seed`.
  * Key: (seed low, seed high ^ choice); counter: (position low, position high, draw, 0). */
-static inline float rng_uniform(uint64_t seed, uint32_t choice, uint64_t position, uint32_t draw)
+DEVICE_TOO float rng_uniform(uint64_t seed, uint32_t choice, uint64_t position, uint32_t draw)
 {
     struct philox r = philox4x32((uint32_t)position, (uint32_t)(position >> 32), draw, 0, (uint32_t)seed,
                                  (uint32_t)(seed >> 32) ^ choice);

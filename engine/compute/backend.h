@@ -31,7 +31,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BACKEND_ABI 4
+#define BACKEND_ABI 5
 
 /* D is even and at most this: kernels keep a head on the stack. Families refuse other models. */
 #define BACKEND_HEAD_DIM_MAX 256
@@ -143,7 +143,7 @@ struct backend_ops {
     uint64_t (*weight_bytes)(uint32_t dtype, int32_t rows, int32_t cols);
 
     /* -- a step: pass_begin, the ops of the forward pass, pass_end, sample, step_end; later step_wait. Other ops (copy)
-     * come before pass_begin or after step_end. All five may be NULL together: the step is run as it is, op by op. */
+     * come before pass_begin or after step_end. All may be NULL together: the step is run as it is, op by op. */
     /* Bring the step's arrays to where the ops look for them (host arrays may change after return). The step to run the
      * ops with: `step` itself; or one filled up with rows that count for nothing, so that what is recorded serves
      * others, too; or NULL: the pass has been queued as a whole, recorded from an earlier step, and no op may follow.
@@ -154,6 +154,8 @@ struct backend_ops {
     void (*step_end)(struct backend *be, uint64_t number);
     /* Wait until all up to step_end(number) is done: the results of its `sample` are there. Steps in order. */
     void (*step_wait)(struct backend *be, uint64_t number);
+    /* Microseconds that the device had nothing to do before step `number`; it and the step before are done. */
+    float (*step_idle_us)(struct backend *be, uint64_t number);
 
     /* -- ops. An output of input rows has zeros in the columns that fill it up. */
     /* out[T][E] = row of table (dequantised) for each token of the step. */

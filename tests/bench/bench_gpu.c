@@ -1,10 +1,14 @@
-/* bench_gpu - what one GPU copies, and whole decode and prefill steps beside the floor that follows from it.
+/* bench_gpu - what one GPU copies, and steps, the sampler and prefill beside the floors that follow from it.
  *
- * usage: bench_gpu MODEL [B x CTX ...]        e.g. bench_gpu random:llama-1b 1x1024 32x1024
+ * usage: bench_gpu ROW ...                    E1 E3 E4 H1 K11; E4 is five rows, E4:32x1024 one of them
+ *        bench_gpu MODEL [B x CTX ...]        e.g. bench_gpu random:llama-1b 1x1024 32x1024: decode, and prefill of one
  *
- * Prints one JSON object a line. C is the rate of a copy on the card, bytes read and written. A decode step is B
- * sequences of CTX tokens that get one more each: the forward pass with its launches, nothing brought to the host,
- * median of 15. Its floor is (weights a step reads + KV) / C. Prefill is CTX tokens of one sequence in steps of 512.
+ * Prints one JSON object a line, as it goes. C is the rate of a copy on the card, bytes read and written, taken in the
+ * same process. A decode step is whole: B sequences of CTX tokens (their keys and values are noise) get one more each;
+ * forward pass, greedy choice on the card, the token fed to the next step, which is queued while this one runs; median
+ * of what lies between the ends of two steps. Its floor is (weights a step reads + KV) / C. H1 is the time between the
+ * end of a step on the card and the begin of the next. K11 is the sampler over 256 rows of 128,256 normal logits; its
+ * floor is one read of them at C. Prefill is CTX tokens of one sequence in steps of 512.
  */
 #include "tests/support/mini_engine.h"
 #include "tests/support/ops_trio.h"
@@ -15,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 512, SAMPLES = 15 };
+enum { CHUNK = 512, SAMPLES = 15, STEPS = 60, K11_ROWS = 256, K11_VOCAB = 128256 };
 
 static double seconds(void)
 {
@@ -34,26 +38,28 @@ static double median(double *x, int n)
     return x[n / 2];
 }
 
-/* Bytes a second, read and written, of copies of 2 GiB. */
+/* Bytes a second, read and written, of copies of 1 GiB. */
 static double copy_rate(struct backend *be)
 {
     const struct backend_ops *ops = backend_ops(be);
-    size_t bytes = (size_t)2 << 30;
+    size_t bytes = (size_t)1 << 30;
     void *a = ops->alloc(be, bytes), *b = ops->alloc(be, bytes);
     double t[SAMPLES];
-    if (!a || !b)
-        return 0;
+    if (!a || !b) {
+        fprintf(stderr, "no memory for the copy: the rate is unknown\n");
+        exit(1);
+    }
     for (int i = 0; i < SAMPLES; i++) {
         ops->sync(be);
         double begin = seconds();
-        for (int k = 0; k < 4; k++)
+        for (int k = 0; k < 8; k++)
             ops->copy(be, k % 2 ? a : b, k % 2 ? b : a, bytes);
         ops->sync(be);
         t[i] = seconds() - begin;
     }
     ops->release(be, a, bytes);
     ops->release(be, b, bytes);
-    return 8 * (double)bytes / median(t, SAMPLES);
+    return 16 * (double)bytes / median(t, SAMPLES);
 }
 
 /* Bytes of the weights that every step reads, in bfloat16. */
@@ -63,87 +69,243 @@ static double weight_bytes(const struct model_shape *s)
     return 2 * (s->n_layers * (e * (2 * q + 2 * kv) + 3 * e * s->n_ff) + e * s->vocab);
 }
 
-static int32_t some_id(const struct mini *m, int32_t i)
-{
-    return (int32_t)(((uint32_t)i * 2654435761u >> 8) % (uint32_t)mini_shape(m)->vocab);
-}
-
-/* Run what was added; seconds. */
-static double timed(struct mini *m)
-{
-    double begin = seconds();
-    mini_queue(m);
-    backend_ops(mini_backend_of(m))->sync(mini_backend_of(m));
-    return seconds() - begin;
-}
-
-static double prefill(struct mini *m, int32_t seq, int32_t n)
-{
-    int32_t ids[CHUNK];
-    double spent = 0;
-    mini_reset(m, seq);
-    for (int32_t at = 0; at < n; at += CHUNK) {
-        int32_t k = n - at < CHUNK ? n - at : CHUNK;
-        for (int32_t i = 0; i < k; i++)
-            ids[i] = some_id(m, at + i + seq);
-        mini_add(m, seq, ids, k, k - 1);
-        spent += timed(m);
-    }
-    return spent;
-}
-
-static int bench(const char *source, int32_t b, int32_t ctx)
+static struct mini *open_model(const char *source, int32_t b, int32_t ctx, double *c, double *loaded)
 {
     struct mini_opts o = {.source = source,
                           .backend = ops_cuda("bench_gpu"),
                           .format = KV_FORMAT_KV16,
                           .max_rows = CHUNK,
                           .n_seqs = b,
-                          .ctx = ctx + 64,
+                          .ctx = ctx + STEPS + 64,
                           .shuffle = 3};
     struct mini *m = NULL;
     struct err e = {0};
-    double t[SAMPLES], begin = seconds();
-    if (!o.backend || mini_open(&m, &o, &e) != 0) {
+    double begin = seconds();
+    if (!o.backend)
+        exit(0);
+    if (mini_open(&m, &o, &e) != 0) {
         fprintf(stderr, "%s\n", e.text);
-        return 1;
+        exit(1);
     }
+    *loaded = seconds() - begin;
+    *c = copy_rate(mini_backend_of(m));
+    return m;
+}
+
+/* -- decode ------------------------------------------------------------------------------------------------------ */
+
+struct decode {
+    double step, idle_mean, idle_p99; /* seconds */
+};
+
+/* STEPS steps, each queued while the one before runs. */
+static struct decode run_decode(struct mini *m, int32_t b)
+{
+    struct backend *be = mini_backend_of(m);
+    const struct backend_ops *ops = backend_ops(be);
+    static struct sample_row rows[CHUNK];
+    static struct sample_out out[2][CHUNK];
+    double t[STEPS], idle[STEPS], last = 0, sum = 0;
+    int n = 0;
+    for (int32_t k = 0; k < b; k++)
+        rows[k] = (struct sample_row){.top_p = 1, .repetition = 1, .n_logprobs = -1};
+    uint64_t before = 0;
+    for (int i = 0; i < STEPS; i++) {
+        for (int32_t k = 0; k < b; k++)
+            if (i == 0)
+                mini_add(m, k, &(int32_t){100 + k}, 1, 0);
+            else
+                mini_follow(m, k, k);
+        uint64_t number = mini_draw(m, rows, out[i % 2]);
+        if (before) {
+            ops->step_wait(be, before);
+            double now = seconds();
+            if (i > 10) { /* the first run op by op, are recorded, and fill the pipe */
+                t[n] = now - last;
+                idle[n] = before > 1 ? ops->step_idle_us(be, before) * 1e-6 : 0;
+                sum += idle[n++];
+            }
+            last = now;
+        }
+        before = number;
+    }
+    ops->sync(be);
+    qsort(idle, (size_t)n, sizeof *idle, by_size);
+    return (struct decode){median(t, n), sum / n, idle[n - 1]};
+}
+
+static int bench_decode(const char *name, const char *source, int32_t b, int32_t ctx, double gate)
+{
+    double c, loaded;
+    struct mini *m = open_model(source, b, ctx, &c, &loaded);
     const struct model_shape *s = mini_shape(m);
     struct backend *be = mini_backend_of(m);
-    double loaded = seconds() - begin, c = copy_rate(be), first = 0;
-    for (int32_t i = 0; i < b; i++)
-        first = prefill(m, i, ctx);
-    for (int i = -3; i < SAMPLES; i++) { /* three to warm up */
-        for (int32_t k = 0; k < b; k++)
-            mini_add(m, k, &(int32_t){some_id(m, i + 31 * k)}, 1, 0);
-        t[i < 0 ? 0 : i] = timed(m);
-    }
+    mini_pretend(m, ctx);
+    struct decode d = run_decode(m, b);
     double kv = 4.0 * s->n_layers * s->n_kv_heads * s->head_dim * ctx * b, floor = (weight_bytes(s) + kv) / c;
-    double step = median(t, SAMPLES);
-    printf("{\"device\": \"%s\", \"model\": \"%s\", \"load_s\": %.2f, \"copy_GBps\": %.0f, \"B\": %d, \"ctx\": %d, "
-           "\"prefill_tok_s\": %.0f, \"decode_ms\": %.3f, \"floor_ms\": %.3f, \"floor_share\": %.3f}\n",
-           backend_ops(be)->describe(be), source, loaded, c * 1e-9, b, ctx, ctx / first, step * 1e3, floor * 1e3,
-           floor / step);
+    printf("{\"row\": \"%s\", \"device\": \"%s\", \"model\": \"%s\", \"load_s\": %.2f, \"copy_GBps\": %.0f, \"B\": %d, "
+           "\"ctx\": %d, \"step_ms\": %.3f, \"floor_ms\": %.3f, \"ratio\": %.3f, \"gate\": %.2f}\n",
+           name, backend_ops(be)->describe(be), source, loaded, c * 1e-9, b, ctx, d.step * 1e3, floor * 1e3,
+           floor / d.step, gate);
+    printf("{\"row\": \"H1\", \"of\": \"%s\", \"B\": %d, \"ctx\": %d, \"idle_mean_us\": %.1f, \"idle_p99_us\": %.1f, "
+           "\"gate_us\": [20, 100]}\n",
+           name, b, ctx, d.idle_mean * 1e6, d.idle_p99 * 1e6);
+    fflush(stdout);
     mini_close(m);
     return 0;
 }
 
+/* -- prefill ----------------------------------------------------------------------------------------------------- */
+
+static int bench_prefill(const char *source, int32_t ctx)
+{
+    double c, loaded, spent = 0;
+    struct mini *m = open_model(source, 1, ctx, &c, &loaded);
+    struct backend *be = mini_backend_of(m);
+    int32_t ids[CHUNK];
+    for (int pass = 0; pass < 2; pass++) {
+        mini_reset(m, 0);
+        spent = seconds();
+        for (int32_t at = 0; at < ctx; at += CHUNK) {
+            int32_t k = ctx - at < CHUNK ? ctx - at : CHUNK;
+            for (int32_t i = 0; i < k; i++)
+                ids[i] = (int32_t)(((uint32_t)(at + i) * 2654435761u >> 8) % (uint32_t)mini_shape(m)->vocab);
+            mini_add(m, 0, ids, k, k - 1);
+            mini_queue(m);
+        }
+        backend_ops(be)->sync(be);
+        spent = seconds() - spent;
+    }
+    printf("{\"row\": \"prefill\", \"model\": \"%s\", \"ctx\": %d, \"tok_s\": %.0f}\n", source, ctx, ctx / spent);
+    fflush(stdout);
+    mini_close(m);
+    return 0;
+}
+
+/* -- the sampler ------------------------------------------------------------------------------------------------- */
+
+static double run_sampler(struct backend *be, const float *logits, const struct sample_row *like)
+{
+    const struct backend_ops *ops = backend_ops(be);
+    static struct sample_row rows[K11_ROWS];
+    static struct sample_out out[2][K11_ROWS];
+    double t[STEPS];
+    for (int32_t i = 0; i < K11_ROWS; i++) {
+        rows[i] = *like;
+        rows[i].choice = (uint32_t)i;
+    }
+    static uint64_t number = 1000;
+    double last = 0;
+    for (int i = 0; i < STEPS; i++) {
+        ops->sample(be, logits, K11_VOCAB, rows, out[i % 2], K11_ROWS);
+        ops->step_end(be, ++number);
+        if (i > 0)
+            ops->step_wait(be, number - 1);
+        double now = seconds();
+        t[i] = now - last;
+        last = now;
+    }
+    ops->sync(be);
+    return median(t + 10, STEPS - 10);
+}
+
+static int bench_sampler(void)
+{
+    static const struct {
+        const char *what;
+        float temperature, top_p, min_p;
+        int32_t top_k, n_logprobs;
+    } cases[] = {{"top_k 50, top_p 0.9", 1, 0.9f, 0, 50, -1}, {"top_p 0.9", 1, 0.9f, 0, 0, -1},
+                 {"temperature 0.8", 0.8f, 1, 0, 0, -1},      {"greedy", 0, 1, 0, 0, -1},
+                 {"min_p 0.05", 1, 1, 0.05f, 0, -1},          {"top_k 50, 5 logprobs", 1, 1, 0, 50, 5}};
+    const struct backend_ops *ops = ops_cuda("bench_gpu");
+    struct backend_opts o = {.threads = 1, .max_rows = K11_ROWS, .max_cols = 64, .max_vocab = K11_VOCAB};
+    struct backend *be;
+    struct err e = {0};
+    size_t n = (size_t)K11_ROWS * K11_VOCAB;
+    if (!ops)
+        return 0;
+    if (ops->open(&be, &o, &e) != 0) {
+        fprintf(stderr, "%s\n", e.text);
+        return 1;
+    }
+    double c = copy_rate(be), floor = (double)(n * sizeof(float)) / c;
+    float *host = malloc(n * sizeof *host), *logits = ops->alloc(be, n * sizeof *host);
+    if (!host || !logits)
+        return 1;
+    struct ops_rng r = {3};
+    for (size_t i = 0; i < n; i++)
+        host[i] = i < 4 * K11_VOCAB ? 3 * ops_gauss(&r) : host[i - 3 * K11_VOCAB - 77];
+    ops->upload(be, logits, host, n * sizeof *host);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct sample_row row = {.temperature = cases[i].temperature,
+                                 .top_p = cases[i].top_p,
+                                 .min_p = cases[i].min_p,
+                                 .repetition = 1,
+                                 .top_k = cases[i].top_k,
+                                 .n_logprobs = cases[i].n_logprobs,
+                                 .seed = 5,
+                                 .position = 17};
+        double t = run_sampler(be, logits, &row);
+        printf("{\"row\": \"K11\", \"case\": \"%s\", \"rows\": %d, \"vocab\": %d, \"copy_GBps\": %.0f, \"us\": %.1f, "
+               "\"floor_us\": %.1f, \"times\": %.2f, \"gate\": 1.5}\n",
+               cases[i].what, K11_ROWS, K11_VOCAB, c * 1e-9, t * 1e6, floor * 1e6, t / floor);
+        fflush(stdout);
+    }
+    ops->release(be, logits, n * sizeof *host);
+    free(host);
+    ops->close(be);
+    return 0;
+}
+
+/* -- rows -------------------------------------------------------------------------------------------------------- */
+
+static const struct row {
+    const char *name, *model;
+    int32_t b, ctx;
+    double gate;
+} decodes[] = {{"E1", "random:llama-8b", 1, 1024, 0.83},           {"E3", "random:llama-1b", 1, 1024, 0.70},
+               {"E4:32x1024", "random:llama-8b", 32, 1024, 0.83},  {"E4:32x4096", "random:llama-8b", 32, 4096, 0.90},
+               {"E4:64x4096", "random:llama-8b", 64, 4096, 0.90},  {"E4:128x2048", "random:llama-8b", 128, 2048, 0.88},
+               {"E4:256x1024", "random:llama-8b", 256, 1024, 0.85}};
+
+/* Rows whose name is `want` or begins with it and a colon. */
+static int bench_row(const char *want)
+{
+    int rc = -1;
+    if (!strcmp(want, "K11"))
+        return bench_sampler();
+    for (size_t i = 0; i < sizeof decodes / sizeof *decodes; i++) {
+        const struct row *r = &decodes[i];
+        size_t n = strlen(want);
+        if (!strncmp(r->name, want, n) && (r->name[n] == 0 || r->name[n] == ':'))
+            rc = bench_decode(r->name, r->model, r->b, r->ctx, r->gate);
+    }
+    if (rc < 0)
+        fprintf(stderr, "%s: no such row\n", want);
+    return rc != 0;
+}
+
 int main(int argc, char **argv)
 {
-    int32_t b = 1, ctx = 1024, rc = 0;
+    int32_t b, ctx, rc = 0;
     if (argc < 2) {
-        fprintf(stderr, "usage: bench_gpu MODEL [BxCTX ...]\n");
+        fprintf(stderr, "usage: bench_gpu E1|E3|E4|K11 ... | MODEL BxCTX ...\n");
         return 2;
     }
-    if (argc == 2)
-        return bench(argv[1], b, ctx);
+    if (!strchr(argv[1], ':') || argv[1][0] == 'E') {
+        for (int i = 1; i < argc; i++)
+            rc |= bench_row(argv[i]);
+        return rc;
+    }
     for (int i = 2; i < argc; i++) {
         if (sscanf(argv[i], "%dx%d", &b, &ctx) != 2 || b < 1 || b > CHUNK || ctx < 1) {
             fprintf(stderr, "%s: must be BxCTX, as 32x1024\n", argv[i]);
             return 2;
         }
-        rc |= bench(argv[1], b, ctx);
-        fflush(stdout);
+        rc |= bench_decode("decode", argv[1], b, ctx, 0);
+        if (b == 1)
+            rc |= bench_prefill(argv[1], ctx);
     }
     return rc;
 }

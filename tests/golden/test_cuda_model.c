@@ -3,9 +3,10 @@
  * Both see the same ids (drawn by the GPU at temperature 1), so rows compare one by one. The GPU rounds inputs of
  * linear layers to bfloat16, which made-up weights carry on into another text. So for them the CPU rounds likewise (a
  * cpu_fast whose linear rounds its input first); what is left is the order of sums, which now and then turns a
- * rounding: that shows little in 2 layers and more in 30, whose bound is wide. A real model (HEARTH_MODEL) is calm: it
- * is compared with cpu_ref, over fewer tokens. Printed: mean and worst Kullback-Leibler divergence of the next-token
- * distribution, rows with the same best token, and where greedy texts part.
+ * rounding: that shows little in 2 layers and more in 30, whose bound is wide (on the CPU alone, inputs changed by
+ * 2^-20 of themselves give a mean KL of 0.06 and another best token in a fifth of the rows). A real model
+ * (HEARTH_MODEL) is calm: it is compared with cpu_ref, over fewer tokens. Printed: mean and worst Kullback-Leibler
+ * divergence of the next-token distribution, rows with the same best token, and where greedy texts part.
  */
 #include "tests/support/mini_engine.h"
 #include "tests/support/ops_trio.h"
@@ -176,7 +177,7 @@ END_TEST
 START_TEST(test_random_weights_of_a_real_shape_give_the_same_distribution)
 {
     compare("random_weights_of_a_real_shape_give_the_same_distribution", rounding_cpu(), "random:smollm2-135m",
-            (struct limits){N_IDS, 0.2, 0.7});
+            (struct limits){N_IDS, 0.3, 0.5});
 }
 END_TEST
 

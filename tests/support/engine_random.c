@@ -15,15 +15,20 @@ struct job { /* a request under way and what has come back */
     uint64_t id;
     int32_t prompt[400];
     uint32_t n_prompt, max_tokens, n;
+    int32_t stop[8];
+    uint32_t n_stop;
     struct engine_sampling sampling;
     int32_t got[4][400];
     uint32_t n_got[4], cached;
     bool over[4], done, cancelled;
     int finish[4];
+    int32_t stop_id[4];
 };
 
 static uint64_t rng;
 static uint32_t vocab;
+static bool stops;
+static uint32_t n_stopped; /* choices */
 
 static uint32_t below(uint32_t n)
 {
@@ -57,6 +62,11 @@ static void make_job(struct job *j, const struct job *like)
     }
     if (below(4) == 0)
         j->sampling.n_logprobs = 3;
+    if (stops && below(2)) {
+        j->n_stop = 1 + below(8);
+        for (uint32_t i = 0; i < j->n_stop; i++)
+            j->stop[i] = (int32_t)below(FAKE_VOCAB);
+    }
 }
 
 static void submit_job(struct hand_engine *h, struct job *j)
@@ -66,9 +76,19 @@ static void submit_job(struct hand_engine *h, struct job *j)
                                .max_tokens = j->max_tokens,
                                .n = j->n,
                                .sampling = j->sampling,
+                               .stop_ids = j->stop,
+                               .n_stop_ids = j->n_stop,
                                .priority = (int32_t)below(3)};
     struct err e = {0};
     ck_assert_msg(engine_submit(h->front, &r, &j->id, &e) == 0, "%s", e.text);
+}
+
+static bool stops_at(const struct job *j, int32_t id)
+{
+    for (uint32_t i = 0; i < j->n_stop; i++)
+        if (j->stop[i] == id)
+            return true;
+    return false;
 }
 
 static void check_job(const struct job *j)
@@ -80,10 +100,16 @@ static void check_job(const struct job *j)
             int32_t want = fake_expect(ids, j->n_prompt + i, j->n_prompt, &j->sampling, c);
             ck_assert_msg(j->got[c][i] == want, "request %llu choice %u token %u: %d, must be %d",
                           (unsigned long long)j->id, c, i, j->got[c][i], want);
+            ck_assert_msg(!stops_at(j, want), "token %u is stop id %d and was sent", i, want);
             ids[j->n_prompt + i] = want;
         }
-        if (!j->cancelled)
+        if (j->over[c] && j->finish[c] == ENGINE_FINISH_STOP) {
+            int32_t next = fake_expect(ids, j->n_prompt + j->n_got[c], j->n_prompt, &j->sampling, c);
+            ck_assert_msg(next == j->stop_id[c] && stops_at(j, next), "stopped at %d, the next token is %d",
+                          j->stop_id[c], next);
+        } else if (!j->cancelled) {
             ck_assert_uint_eq(j->n_got[c], j->max_tokens);
+        }
     }
 }
 
@@ -107,6 +133,8 @@ static void drain(struct hand_engine *h, struct job *jobs, uint32_t n)
         case ENGINE_CHOICE_DONE:
             j->over[ev.choice] = true;
             j->finish[ev.choice] = ev.finish;
+            j->stop_id[ev.choice] = ev.stop_id;
+            n_stopped += ev.finish == ENGINE_FINISH_STOP;
             break;
         case ENGINE_DONE:
             j->done = true;
@@ -126,6 +154,7 @@ void engine_random_run(const struct engine_random *r)
                               .dram_bytes = r->dram_slots * 4096,
                               .nvme_bytes = r->nvme_slots * (4096 + 512) + 16384,
                               .io_threads = r->io_threads,
+                              .depth = (uint8_t)(r->depth ? r->depth : 1),
                               .load_always = 1};
     struct fake_cost cost = {1000000, 500000, 1000, false};
     struct machine m;
@@ -134,6 +163,8 @@ void engine_random_run(const struct engine_random *r)
     uint32_t n_done = 0, n_sent = 0, n_cached = 0;
     memset(jobs, 0, sizeof jobs);
     rng = r->seed;
+    stops = r->stops;
+    n_stopped = 0;
     vocab = r->vocab ? r->vocab : FAKE_VOCAB;
     for (uint32_t i = 0; i < MAX_LIVE; i++)
         jobs[i].done = true;
@@ -174,6 +205,7 @@ void engine_random_run(const struct engine_random *r)
     printf("requests %u, steps %llu, preemptions %llu, cached tokens %u, evictions %llu\n", n_done,
            (unsigned long long)h.loop.step, (unsigned long long)h.loop.sched.n_preempted, n_cached,
            (unsigned long long)h.loop.kv.evictions);
+    ck_assert(!stops || n_stopped > r->n_requests / 10);
     ck_assert_uint_gt(n_cached, r->least_cached); /* a cache that never hits must not pass */
     ck_assert_uint_eq(pool_n_used(h.loop.kv.pool), 0);
     ck_assert_uint_eq(h.loop.n_live, 0);

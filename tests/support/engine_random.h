@@ -10,6 +10,8 @@ struct engine_random {
     uint64_t seed;
     uint32_t n_blocks, n_requests;
     bool cancels;          /* some requests are cancelled on the way */
+    bool stops;            /* some requests have stop ids */
+    uint32_t depth;        /* steps queued at a time; 0 = 1 */
     uint32_t vocab;        /* prompts use ids below this: few ids make many equal prefixes. 0 = all */
     uint32_t block_tokens; /* 0 = 16 */
     uint32_t dram_slots;   /* a tier of so many blocks below the pool; everything there is loaded */

@@ -12,6 +12,8 @@ struct fake_backend {
     struct backend_head head;
 };
 
+static int32_t drawn[1024]; /* what was chosen last */
+
 struct fake_model {
     struct model_head head;
     struct fake_cost cost;
@@ -57,7 +59,7 @@ static float *fake_forward(struct model *model, const struct step *t, const stru
     uint64_t *sums = calloc((size_t)t->n_rows, sizeof *sums);
     assert(sums);
     for (int32_t r = 0; r < t->n_rows; r++)
-        *slot(t, t->row_seq[r], kv, t->pos[r]) = mix((uint64_t)t->ids[r], (uint64_t)t->pos[r]);
+        *slot(t, t->row_seq[r], kv, t->pos[r]) = mix((uint64_t)step_id(t, r, drawn), (uint64_t)t->pos[r]);
     for (int32_t r = 0; r < t->n_rows; r++) {
         int32_t from = m->cost.skim && t->pos[r] > 4 ? t->pos[r] - 4 : 0;
         pairs += (uint64_t)t->pos[r] + 1;
@@ -75,8 +77,12 @@ static void fake_sample(struct backend *be, const float *logits, int32_t vocab, 
                         struct sample_out *out, int32_t n)
 {
     float scratch[2 * FAKE_VOCAB];
+    assert(n <= (int32_t)(sizeof drawn / sizeof *drawn));
     for (int32_t i = 0; i < n; i++)
-        sample_row_cpu(logits + (size_t)i * FAKE_VOCAB, vocab, &rows[i], &out[i], scratch);
+        sample_row_cpu_after(logits + (size_t)i * FAKE_VOCAB, vocab, &rows[i],
+                             rows[i].after ? drawn[rows[i].after - 1] : -1, &out[i], scratch);
+    for (int32_t i = 0; i < n; i++)
+        drawn[i] = out[i].id;
 }
 
 static void fake_copy(struct backend *be, void *to, const void *from, size_t bytes)

@@ -1,6 +1,7 @@
 /* mini_engine - see mini_engine.h. */
 #include "tests/support/mini_engine.h"
 
+#include "engine/base/f16.h"
 #include "engine/base/rng.h"
 #include "tests/support/float_loader.h"
 #include "tests/support/ops_trio.h"
@@ -22,8 +23,8 @@ struct mini {
     int32_t *block; /* [n_seqs][seq_blocks] */
     int32_t *len;   /* [n_seqs] tokens computed */
     struct step step;
-    int32_t *ids, *pos, *row_seq, *seq_row, *table, *table_at, *out_row; /* arrays of the step */
-    float *logits;                                                       /* [max_rows][V] host */
+    int32_t *ids, *after, *pos, *row_seq, *seq_row, *table, *table_at, *out_row; /* arrays of the step */
+    float *logits;                                                               /* [max_rows][V] host */
 };
 
 const struct backend_ops *mini_backend(void)
@@ -90,6 +91,7 @@ static void make_step(struct mini *m, const struct model_shape *s)
     m->len = ints(n);
     m->step = (struct step){.number = 0,
                             .ids = m->ids = ints(t),
+                            .after = m->after = ints(t),
                             .pos = m->pos = ints(t),
                             .row_seq = m->row_seq = ints(t),
                             .seq_row = m->seq_row = ints(n + 1),
@@ -154,7 +156,8 @@ void mini_close(struct mini *m)
     if (m->be)
         m->op->close(m->be);
     loader_close(m->loader);
-    int32_t *arrays[] = {m->block, m->len, m->ids, m->pos, m->row_seq, m->seq_row, m->table, m->table_at, m->out_row};
+    int32_t *arrays[] = {m->block,   m->len,     m->ids,   m->after,    m->pos,
+                         m->row_seq, m->seq_row, m->table, m->table_at, m->out_row};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     free(m->logits);
@@ -180,6 +183,7 @@ void mini_add(struct mini *m, int32_t seq, const int32_t *ids, int32_t n, int32_
     for (int32_t i = 0; i < n; i++) {
         const int32_t t = st->n_rows++;
         m->ids[t] = ids[i];
+        m->after[t] = 0;
         m->pos[t] = m->len[seq]++;
         m->row_seq[t] = st->n_seqs;
         if (i >= out_from)
@@ -208,6 +212,12 @@ static const float *queue(struct mini *m)
     return model_head(m->model)->ops->forward(m->model, &m->step, m->kv);
 }
 
+void mini_follow(struct mini *m, int32_t seq, int32_t draw)
+{
+    mini_add(m, seq, &(int32_t){0}, 1, 0);
+    m->after[m->step.n_rows - 1] = draw + 1;
+}
+
 static void clear_step(struct step *st)
 {
     st->n_rows = st->n_seqs = st->n_out = 0;
@@ -217,6 +227,35 @@ void mini_queue(struct mini *m)
 {
     queue(m);
     clear_step(&m->step);
+}
+
+uint64_t mini_draw(struct mini *m, const struct sample_row *rows, struct sample_out *out)
+{
+    const float *logits = queue(m);
+    m->op->sample(m->be, logits, mini_shape(m)->vocab, rows, out, m->step.n_out);
+    if (m->op->step_end)
+        m->op->step_end(m->be, m->step.number);
+    clear_step(&m->step);
+    return m->step.number;
+}
+
+void mini_pretend(struct mini *m, int32_t n)
+{
+    enum { NOISE = 4 << 20 };
+    uint16_t *noise = must(malloc(NOISE * sizeof *noise));
+    uint64_t state = 5, done = NOISE * sizeof *noise < m->pool_bytes ? NOISE * sizeof *noise : m->pool_bytes;
+    assert(m->o.format == KV_FORMAT_KV16 && n <= m->seq_blocks * m->o.block_tokens);
+    for (int32_t i = 0; i < NOISE; i++)
+        noise[i] = bf16_from_f32((float)(int32_t)(rng_next(&state) >> 33) * 0x1p-30f - 1);
+    m->op->upload(m->be, m->pool, noise, done);
+    for (uint64_t more; done < m->pool_bytes; done += more) {
+        more = done < m->pool_bytes - done ? done : m->pool_bytes - done;
+        m->op->copy(m->be, (char *)m->pool + done, m->pool, more);
+    }
+    m->op->sync(m->be);
+    for (int32_t i = 0; i < m->o.n_seqs; i++)
+        m->len[i] = n;
+    free(noise);
 }
 
 const float *mini_run(struct mini *m)

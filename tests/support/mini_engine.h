@@ -42,8 +42,14 @@ struct backend *mini_backend_of(struct mini *m);
 /* Append n tokens of sequence seq to the step; those from index `out_from` on want logits (n: none). Each sequence once
  * a step. */
 void mini_add(struct mini *m, int32_t seq, const int32_t *ids, int32_t n, int32_t out_from);
+/* One row of sequence seq: the token that draw `draw` of the last mini_draw chooses. */
+void mini_follow(struct mini *m, int32_t seq, int32_t draw);
 /* Queue the step's forward pass alone: for timing it. */
 void mini_queue(struct mini *m);
+/* The same, a token for each row of logits (rows[R], out[R]), and the step's end; returns its number, for step_wait. */
+uint64_t mini_draw(struct mini *m, const struct sample_row *rows, struct sample_out *out);
+/* Every sequence has n tokens whose keys and values are noise: for timing steps at that length. */
+void mini_pretend(struct mini *m, int32_t n);
 /* Run the step. Logits [R][V] on the host, valid until the next run. */
 const float *mini_run(struct mini *m);
 /* Forget the tokens of a sequence (its blocks stay its own). */

@@ -23,6 +23,7 @@ struct ask { /* a request and the logits of its draws */
     uint64_t id;
     float *logits; /* [n_new][vocab] */
     int32_t out[NEW_MOST];
+    float logprob[NEW_MOST];
     uint32_t n_out, cached;
     bool done;
 };
@@ -36,6 +37,7 @@ struct seen { /* what came about on the way */
 struct setup {
     const char *isa;
     uint32_t threads, max_rows, block_tokens, format, n_blocks, ctx;
+    uint8_t depth;
     bool no_cache;
 };
 
@@ -49,6 +51,7 @@ static struct engine_config config_of(const struct setup *s)
                               .ctx_tokens = s->ctx ? s->ctx : 512,
                               .max_queued_tokens = 1000000,
                               .step_ms = 1000,
+                              .depth = s->depth,
                               .no_prefix_cache = s->no_cache,
                               .check = 1};
     strcpy(c.model, "random:tiny");
@@ -68,9 +71,10 @@ static void keep_rows(void *ctx, const struct loop *l, const struct plan *p, con
         const struct seq *q = l->sched.slots[p->runs[i].slot];
         if (!p->runs[i].n_draws)
             continue;
+        uint32_t at = seq_planned(q) - q->n_prompt; /* which draw */
         for (uint32_t a = 0; a < seen->n; a++)
-            if (seen->asks[a].id == q->req->id && seq_generated(q) < seen->asks[a].n_new)
-                memcpy(seen->asks[a].logits + (size_t)seq_generated(q) * (size_t)l->m->vocab,
+            if (seen->asks[a].id == q->req->id && at < seen->asks[a].n_new)
+                memcpy(seen->asks[a].logits + (size_t)at * (size_t)l->m->vocab,
                        logits + (size_t)row * (size_t)l->m->vocab, (size_t)l->m->vocab * sizeof *logits);
         row += p->runs[i].n_draws;
     }
@@ -96,8 +100,10 @@ static void take_events(struct hand_engine *h, struct seen *seen)
             if (a->id != ev.id || a->done)
                 continue;
             ck_assert_msg(ev.type != ENGINE_FAILED, "%s", ev.text);
-            for (uint32_t k = 0; ev.type == ENGINE_TOKENS && k < ev.n; k++)
+            for (uint32_t k = 0; ev.type == ENGINE_TOKENS && k < ev.n; k++) {
+                a->logprob[a->n_out] = ev.logprobs ? ev.logprobs[k].logprob : 0;
                 a->out[a->n_out++] = ev.tokens[k];
+            }
             if (ev.type == ENGINE_DONE) {
                 a->cached = ev.cached;
                 a->done = true;
@@ -206,6 +212,8 @@ static void check_equal(const struct ask *a, const struct ask *b, uint32_t n, co
         ck_assert_uint_eq(b[i].n_out, b[i].n_new);
         ck_assert_msg(memcmp(a[i].out, b[i].out, a[i].n_out * sizeof *a[i].out) == 0, "%s: tokens of request %u", what,
                       i);
+        ck_assert_msg(memcmp(a[i].logprob, b[i].logprob, a[i].n_out * sizeof *a[i].logprob) == 0,
+                      "%s: log probabilities of request %u", what, i);
         for (uint32_t t = 0; t < a[i].n_new; t++)
             ck_assert_msg(memcmp(a[i].logits + t * 512, b[i].logits + t * 512, 512 * sizeof(float)) == 0,
                           "%s: logits of request %u, token %u", what, i, t);
@@ -314,6 +322,29 @@ START_TEST(test_invariance_a_thousand_preemptions_change_nothing)
 }
 END_TEST
 
+START_TEST(test_invariance_two_steps_at_a_time_change_nothing)
+{
+    for (int k = 0; k < 2; k++) {
+        struct seen seen;
+        struct setup s = {.isa = isas[k], .threads = 2, .no_cache = true};
+        struct ask *one = make_asks(24, unit_seed("two at a time"), 60, 30), *two = again(one, 24);
+        run(&s, one, 24, false, 1, &seen);
+        s.depth = 2;
+        s.no_cache = false;
+        s.n_blocks = 50;
+        run(&s, two, 24, false, 2, &seen);
+        printf("%s: most decodes in a step %u, mixed steps %u, preemptions %llu\n", isas[k], seen.most_decodes,
+               seen.mixed_steps, (unsigned long long)seen.preemptions);
+        ck_assert_uint_ge(seen.most_decodes, 8);
+        ck_assert_uint_ge(seen.mixed_steps, 1);
+        ck_assert_uint_ge(seen.preemptions, 1);
+        check_equal(one, two, 24, isas[k]);
+        free_again(two, 24);
+        free_asks(one, 24);
+    }
+}
+END_TEST
+
 UNIT_MAIN("invariance", test_invariance_32_at_once_equal_each_alone,
           test_invariance_chunks_threads_and_formats_change_nothing, test_invariance_cache_on_equals_off,
-          test_invariance_a_thousand_preemptions_change_nothing)
+          test_invariance_a_thousand_preemptions_change_nothing, test_invariance_two_steps_at_a_time_change_nothing)

@@ -1,0 +1,238 @@
+/* test_cuda_sample - the card's sampler beside the CPU's: the same token, but where rounding decides.
+ *
+ * Every way through it: rows with and without each parameter, vocabularies below and above what a cluster holds in its
+ * groups, equal logits, NaN and infinities, tokens that the call before chose. A draw whose uniform falls within 1e-6
+ * of an edge of the cumulative sum may differ: of all rows of a test, at most one in 500.
+ */
+#define OPS_CUDA
+#include "tests/support/ops_check.h"
+#include "tests/support/ops_trio.h"
+#include "tests/support/unit.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+enum { VOCAB = 151936, ROWS = 48, SEEN = 300, BIAS = 40 };
+
+struct lists {
+    struct sample_seen seen[SEEN];
+    struct sample_bias bias[BIAS];
+    int32_t banned[4];
+};
+
+static struct backend *open_wide(const struct backend_ops *ops)
+{
+    struct backend_opts o = {.threads = 1, .max_rows = ROWS, .max_cols = 64, .max_vocab = VOCAB};
+    struct backend *be;
+    struct err e = {0};
+    ck_assert_msg(ops->open(&be, &o, &e) == 0, "%s", e.text);
+    return be;
+}
+
+/* Different ids. */
+static int32_t spread(int32_t i, int32_t n, int32_t vocab)
+{
+    return (int32_t)((int64_t)i * vocab / n);
+}
+
+static struct sample_row random_row(struct ops_rng *r, struct lists *l, int32_t vocab)
+{
+    static const int32_t ks[] = {0, 0, 1, 5, 50, 200, 2000, 60000};
+    int use = ops_int(r, 0, 255), few = vocab < SEEN ? vocab : SEEN, n_bias = vocab < BIAS ? vocab : BIAS;
+    for (int32_t i = 0; i < few; i++)
+        l->seen[i] = (struct sample_seen){spread(i, few, vocab), (uint32_t)ops_int(r, 0, 3)};
+    for (int32_t i = 0; i < n_bias; i++)
+        l->bias[i] = (struct sample_bias){spread(i, n_bias, vocab), (float)ops_int(r, -5, 5)};
+    for (int i = 0; i < 4; i++)
+        l->banned[i] = ops_int(r, 0, vocab - 1);
+    return (struct sample_row){
+        .temperature = use & 1   ? (float)ops_int(r, 1, 20) / 10
+                       : use & 2 ? 0
+                                 : 1,
+        .top_p = use & 4 ? (float)ops_int(r, 0, 100) / 100 : 1,
+        .min_p = use & 8 ? (float)ops_int(r, 0, 20) / 100 : 0,
+        .repetition = use & 16 ? 1.3f : 1,
+        .presence = use & 16 ? 0.5f : 0,
+        .frequency = use & 32 ? 0.25f : 0,
+        .top_k = ks[ops_int(r, 0, 7)],
+        .n_logprobs = ops_int(r, -1, SAMPLE_TOP_MAX),
+        .seed = (uint64_t)ops_int(r, 0, INT32_MAX),
+        .position = (uint64_t)ops_int(r, 0, 1000000),
+        .n_seen = (uint32_t)(use & 48 ? few : 0),
+        .n_bias = (uint32_t)(use & 64 ? n_bias : 0),
+        .n_banned = use & 128 ? 4 : 0,
+        .seen = l->seen,
+        .bias = l->bias,
+        .banned = l->banned,
+    };
+}
+
+static bool near(float a, float b)
+{
+    return a == b || fabsf(a - b) <= 3e-6f * (1 + fabsf(b));
+}
+
+/* Logits of some kind: normal, peaked, on a coarse grid (many equal), or with what is no number. */
+static void fill(struct ops_rng *r, float *l, int32_t n)
+{
+    int kind = ops_int(r, 0, 4);
+    float scale = kind == 1 ? 0.3f : 3;
+    for (int32_t i = 0; i < n; i++)
+        l[i] = ops_gauss(r) * scale;
+    for (int32_t i = 0; i < n && kind == 2; i++)
+        l[i] = roundf(l[i]);
+    for (int32_t i = 0; i < 5 && kind == 3; i++)
+        l[ops_int(r, 0, n - 1)] = 20;
+    for (int32_t i = 0; i < n / 20 + 1 && kind == 4; i++)
+        l[ops_int(r, 0, n - 1)] = (float[]){NAN, INFINITY, -INFINITY, -0.0f, FLT_MAX, -FLT_MAX}[ops_int(r, 0, 5)];
+}
+
+static void compare(const struct sample_row *row, const struct sample_out *got, const struct sample_out *want,
+                    int32_t *n_other)
+{
+    ck_assert(got->id >= 0);
+    ck_assert_int_eq(got->n_top, want->n_top);
+    for (int32_t i = 0; i < want->n_top; i++) {
+        ck_assert_int_eq(got->top[i].id, want->top[i].id);
+        ck_assert_msg(near(got->top[i].logprob, want->top[i].logprob), "top %d: %g, must be %g", i,
+                      (double)got->top[i].logprob, (double)want->top[i].logprob);
+    }
+    bool greedy = !(row->temperature > 0) || row->top_k == 1;
+    ck_assert_msg(!greedy || got->id == want->id, "greedy: %d, must be %d", got->id, want->id);
+    *n_other += got->id != want->id;
+    ck_assert_msg(got->id != want->id || near(got->logprob, want->logprob), "logprob %g, must be %g",
+                  (double)got->logprob, (double)want->logprob);
+}
+
+static void check_sizes(const struct backend_ops *ops, struct backend *be, struct ops_rng *r, int32_t vocab, int rounds,
+                        int32_t *n_all, int32_t *n_other)
+{
+    const struct ops_dev d = {.ops = ops, .be = be, .name = "cuda"};
+    float *logits = ops_floats((size_t)ROWS * (size_t)vocab), *scratch = ops_floats(2 * (size_t)vocab);
+    struct lists *lists = calloc(ROWS, sizeof *lists);
+    struct sample_row rows[ROWS];
+    struct sample_out got[ROWS], want;
+    for (int round = 0; round < rounds; round++) {
+        int32_t n = ops_int(r, 1, ROWS), before[ROWS];
+        for (int32_t i = 0; i < n; i++) {
+            before[i] = got[i].id;
+            fill(r, logits + (size_t)i * (size_t)vocab, vocab);
+            rows[i] = random_row(r, &lists[i], vocab);
+            rows[i].after = round && ops_int(r, 0, 1) ? (uint32_t)ops_int(r, 1, n) : 0;
+        }
+        static int32_t last_n;
+        for (int32_t i = 0; i < n; i++)
+            if (rows[i].after > (uint32_t)last_n)
+                rows[i].after = 0;
+        last_n = n;
+        ops_note("sample V=%d R=%d round %d", vocab, n, round);
+        int32_t held[ROWS];
+        memcpy(held, before, sizeof held);
+        ops_sample(&d, logits, vocab, rows, got, n);
+        for (int32_t i = 0; i < n; i++, ++*n_all) {
+            int32_t after = rows[i].after ? held[rows[i].after - 1] : -1;
+            sample_row_cpu_after(logits + (size_t)i * (size_t)vocab, vocab, &rows[i], after, &want, scratch);
+            ops_note("sample V=%d row %d of %d round %d: T %g p %g min %g k %d logprobs %d bias %u seen %u banned %u",
+                     vocab, i, n, round, (double)rows[i].temperature, (double)rows[i].top_p, (double)rows[i].min_p,
+                     rows[i].top_k, rows[i].n_logprobs, rows[i].n_bias, rows[i].n_seen, rows[i].n_banned);
+            compare(&rows[i], &got[i], &want, n_other);
+        }
+    }
+    free(lists), free(logits), free(scratch);
+}
+
+START_TEST(test_the_card_chooses_what_the_cpu_chooses)
+{
+    const struct backend_ops *ops = ops_cuda("the_card_chooses_what_the_cpu_chooses");
+    struct ops_rng r = {unit_seed("the_card_chooses_what_the_cpu_chooses")};
+    int32_t n = 0, other = 0;
+    if (!ops)
+        return;
+    struct backend *be = open_wide(ops);
+    static const int32_t vocabs[] = {1, 2, 31, 97, 128, 129, 1000, 1027, 4096, 32000, 49152, 128256, VOCAB};
+    for (size_t i = 0; i < sizeof vocabs / sizeof *vocabs; i++)
+        check_sizes(ops, be, &r, vocabs[i], vocabs[i] > 20000 ? 3 : 12, &n, &other);
+    printf("%d of %d rows chose another token\n", other, n);
+    ck_assert_int_le(other * 500, n);
+    ops->close(be);
+}
+END_TEST
+
+/* Pearson's statistic over tokens of one row drawn at many positions, against the probabilities that the CPU's weights
+ * give; ids expected under 5 times are put together. The bound is the mean of the statistic and five deviations. */
+static void check_draws(const struct backend_ops *ops, struct backend *be, float temperature, float top_p, int32_t k)
+{
+    enum { V = 500, CALLS = 1200 };
+    const struct ops_dev d = {.ops = ops, .be = be, .name = "cuda"};
+    static float logits[ROWS * V];
+    double p[V], total = 0, chi = 0, rest_p = 0, rest_n = 0, cells = 0;
+    int32_t count[V] = {0}, n_all = 0;
+    struct ops_rng r = {7};
+    for (int32_t i = 0; i < V; i++)
+        logits[i] = ops_gauss(&r) * 2;
+    for (int32_t i = 1; i < ROWS; i++)
+        memcpy(logits + i * V, logits, V * sizeof *logits);
+    int32_t order[V];
+    for (int32_t i = 0; i < V; i++) { /* by logit, descending */
+        int32_t at = i;
+        for (; at > 0 && logits[order[at - 1]] < logits[i]; at--)
+            order[at] = order[at - 1];
+        order[at] = i;
+    }
+    double kept = 0;
+    for (int32_t i = 0; i < V; i++)
+        total += i < k ? exp(logits[order[i]] / (double)temperature) : 0;
+    memset(p, 0, sizeof p);
+    for (int32_t i = 0; i < k && kept < (double)top_p * total; i++)
+        kept += p[order[i]] = exp(logits[order[i]] / (double)temperature);
+    for (int32_t call = 0; call < CALLS / ROWS * 20; call++) {
+        struct sample_row rows[ROWS];
+        struct sample_out out[ROWS];
+        for (int32_t i = 0; i < ROWS; i++, n_all++)
+            rows[i] = (struct sample_row){.temperature = temperature,
+                                          .top_p = top_p,
+                                          .repetition = 1,
+                                          .top_k = k < V ? k : 0,
+                                          .n_logprobs = -1,
+                                          .seed = 11,
+                                          .position = (uint64_t)(call * ROWS + i)};
+        ops_sample(&d, logits, V, rows, out, ROWS);
+        for (int32_t i = 0; i < ROWS; i++)
+            count[out[i].id]++;
+    }
+    for (int32_t i = 0; i < V; i++) {
+        double want = p[i] / kept * n_all;
+        ck_assert_msg(want > 0 || count[i] == 0, "token %d was cut off and came", i);
+        if (want < 5) {
+            rest_p += want;
+            rest_n += count[i];
+            continue;
+        }
+        chi += (count[i] - want) * (count[i] - want) / want;
+        cells++;
+    }
+    if (rest_p > 0) {
+        chi += (rest_n - rest_p) * (rest_n - rest_p) / rest_p;
+        cells++;
+    }
+    printf("T %g top_p %g top_k %d: chi-square %.1f over %.0f cells, %d draws\n", (double)temperature, (double)top_p, k,
+           chi, cells, n_all);
+    ck_assert(chi <= cells - 1 + 5 * sqrt(2 * (cells > 1 ? cells - 1 : 1)));
+}
+
+START_TEST(test_draws_follow_the_distribution)
+{
+    const struct backend_ops *ops = ops_cuda("draws_follow_the_distribution");
+    if (!ops)
+        return;
+    struct backend *be = open_wide(ops);
+    check_draws(ops, be, 1, 1, 500);
+    check_draws(ops, be, 0.7f, 0.9f, 500);
+    check_draws(ops, be, 1.3f, 1, 40);
+    check_draws(ops, be, 1, 0.8f, 100);
+    ops->close(be);
+}
+END_TEST
+
+UNIT_MAIN("cuda_sample", test_the_card_chooses_what_the_cpu_chooses, test_draws_follow_the_distribution)

@@ -11,7 +11,8 @@ enum root_tag { ROOT_VERSION = 1, ROOT_SECRET, ROOT_SALT, ROOT_MODEL, ROOT_BLOCK
 int kvcache_open(struct kvcache *c, uint32_t n_blocks, uint32_t block_tokens, bool enabled)
 {
     *c = (struct kvcache){.block_tokens = block_tokens, .enabled = enabled};
-    if (pool_open(&c->pool, n_blocks) != 0 || prefix_open(&c->prefix, n_blocks, block_tokens) != 0) {
+    if (pool_open(&c->pool, n_blocks) != 0 || prefix_open(&c->prefix, n_blocks, block_tokens) != 0 ||
+        kvcache_joins_open(&c->joins, n_blocks) != 0) {
         kvcache_close(c);
         return -ENOMEM;
     }
@@ -22,6 +23,7 @@ void kvcache_close(struct kvcache *c)
 {
     kvcache_prefetching(c, true);
     kvcache_detach(c);
+    kvcache_joins_close(c->joins);
     pool_close(c->pool);
     prefix_close(c->prefix);
     memset(c, 0, sizeof *c);
@@ -60,7 +62,10 @@ void kvcache_give(struct kvcache *c, int32_t block)
 {
     pool_drop(c->pool, block, c->queued);
     uint32_t held = pool_refs(c->pool, block) - (c->moving ? c->moving[block] : 0);
-    if (held == 0 && pool_cached(c->pool, block))
+    if (held > 0)
+        return;
+    kvcache_unheld(c, block);
+    if (pool_cached(c->pool, block))
         prefix_idle(c->prefix, block);
 }
 
@@ -183,6 +188,7 @@ void kvcache_publish(struct kvcache *c, struct seq *s)
         if (!c->enabled)
             continue;
         struct table_block *b = &s->table.blocks[s->n_published];
+        kvcache_came(c, s, b->id);
         struct prefix_ident who = ident_at(s, s->n_published);
         int32_t first = prefix_find(c->prefix, &who);
         if (first < 0) {
@@ -213,6 +219,7 @@ void kvcache_fork(struct kvcache *c, const struct seq *parent, struct seq *child
 
 void kvcache_release(struct kvcache *c, struct seq *s)
 {
+    kvcache_withdraw(c, s);
     while (s->table.n > 0)
         kvcache_give(c, s->table.blocks[--s->table.n].id);
     s->n_published = 0;
@@ -234,7 +241,9 @@ static void check_seq(const struct kvcache *c, const struct seq *s, uint32_t *re
     for (size_t j = 0; j < t->n; j++) {
         n_loading += t->blocks[j].state == TABLE_LOADING;
         refs[t->blocks[j].id]++;
-        assert(!pool_cached(c->pool, t->blocks[j].id) || t->blocks[j].state == TABLE_READY);
+        /* what somebody else has published meanwhile is still to be settled */
+        assert(!pool_cached(c->pool, t->blocks[j].id) || t->blocks[j].state == TABLE_READY ||
+               (t->blocks[j].state == TABLE_LOADING && kvcache_join(c, t->blocks[j].id) == JOIN_CAME));
     }
     assert(n_loading == s->n_loading);
 }

@@ -23,6 +23,8 @@ struct kvcache {
     uint64_t evictions;
     uint64_t cached_tokens[TIER_COUNT]; /* prompt tokens that were not computed, by where their KV lay */
 
+    struct kvcache_joins *joins; /* what is being computed: who comes later waits for it */
+
     /* below the pool; NULL = nothing (kvcache_lower.c) */
     struct tiers *tiers;
     struct returns *returns;     /* who comes back: learned from requests; NULL = LRU below */
@@ -79,7 +81,7 @@ void kvcache_release(struct kvcache *c, struct seq *s);
 /* Steps up to `step` have finished. */
 void kvcache_finish(struct kvcache *c, uint64_t step);
 
-/* -- tiers below the pool. Without any these do nothing.
+/* -- what is not in the pool yet: in tiers below it, or being computed by somebody else.
  *
  * Blocks that become full are copied down when they are published. A sequence that is admitted takes what the pool has
  * (match), room for the rest (extend), and then loads into that room what lies below (load): its blocks are LOADING,
@@ -87,8 +89,8 @@ void kvcache_finish(struct kvcache *c, uint64_t step);
 
 /* Take over the tiers. returns may be NULL (taken over, too). 0 or -ENOMEM (nothing is taken over). */
 int kvcache_attach(struct kvcache *c, struct tiers *t, struct returns *returns);
-/* s was matched and extended: start loading what lies below and is sooner loaded than computed; join loads that are
- * under way. Says what its request found in the cache. */
+/* s was matched and extended: share what others are computing or loading, start loading what lies below and is sooner
+ * loaded than computed, and announce the rest. Says what its request found in the cache. */
 void kvcache_load(struct kvcache *c, struct seq *s);
 /* s waits: bring what it will load to DRAM, as far as there is room. False: there is none now. */
 bool kvcache_fetch(struct kvcache *c, struct seq *s);
@@ -97,8 +99,8 @@ void kvcache_unfetch(struct kvcache *c, struct seq *s);
 /* Once a turn: let moves go on. True when something happened. Then kvcache_settle for each sequence that is loading,
  * then kvcache_moved. */
 bool kvcache_move(struct kvcache *c);
-/* Blocks of s whose loads have ended are READY, or ABSENT. 0; -ENOMEM: there is no block for one that has to be
- * computed (the caller preempts s). */
+/* Blocks of s whose loads have ended, or that others have computed, are READY, or ABSENT. 0; -ENOMEM: there is no block
+ * for one that has to be computed (the caller preempts s). */
 int kvcache_settle(struct kvcache *c, struct seq *s);
 void kvcache_moved(struct kvcache *c);
 

@@ -15,6 +15,26 @@ const struct hash_key *kvcache_key(struct seq *s, uint32_t i);
 /* The pool's block with the content of full block i after block `parent` (-1: the first), or -1. */
 int32_t kvcache_find(struct kvcache *c, struct seq *s, uint32_t i, int32_t parent);
 
+/* -- kvcache_join.c: what running sequences are computing. By block of the pool. */
+enum kvcache_join {
+    JOIN_NONE,
+    JOIN_COMING, /* announced by who computes it */
+    JOIN_CAME,   /* and published since */
+};
+struct kvcache_joins;
+int kvcache_joins_open(struct kvcache_joins **out, uint32_t n_blocks); /* 0 or -ENOMEM */
+void kvcache_joins_close(struct kvcache_joins *j);                     /* NULL is fine */
+/* The block that somebody is computing with the content of full block i of s, or -1. */
+int32_t kvcache_coming(const struct kvcache *c, struct seq *s, uint32_t i);
+/* s will compute its full block i, which nobody else is computing. */
+void kvcache_announce(struct kvcache *c, struct seq *s, uint32_t i);
+/* s has published the block / gives everything back: what it announced and did not publish will not come from it. */
+void kvcache_came(struct kvcache *c, const struct seq *s, int32_t block);
+void kvcache_withdraw(struct kvcache *c, const struct seq *s);
+enum kvcache_join kvcache_join(const struct kvcache *c, int32_t block);
+/* No sequence holds the block any more. */
+void kvcache_unheld(struct kvcache *c, int32_t block);
+
 /* Block i of s has just been published: copy it down. */
 void kvcache_store(struct kvcache *c, struct seq *s, uint32_t i);
 void kvcache_detach(struct kvcache *c);

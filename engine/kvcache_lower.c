@@ -87,6 +87,17 @@ static bool sooner_loaded(const struct kvcache *c, uint32_t where, uint32_t i)
     return c->load_always || !c->budget || (double)tiers_load_ns(c->tiers, where) < kvcache_compute_ns(c, i);
 }
 
+/* Block i of s will be somebody else's, who is loading or computing it. */
+static void share_block(struct kvcache *c, struct seq *s, uint32_t i, int32_t shared)
+{
+    struct table_block *b = &s->table.blocks[i];
+    kvcache_hold(c, shared);
+    kvcache_give(c, b->id);
+    b->id = shared;
+    table_load(&s->table, i);
+    s->n_loading++;
+}
+
 /* Block i of s, absent, from below. True when it is on its way. */
 static bool load_block(struct kvcache *c, struct seq *s, uint32_t i)
 {
@@ -94,16 +105,14 @@ static bool load_block(struct kvcache *c, struct seq *s, uint32_t i)
     struct kv_ident who = content(s, i);
     uint32_t where = tiers_where(c->tiers, &who);
     int32_t shared = where ? tiers_loading(c->tiers, &who) : -1;
-    if (shared >= 0) { /* somebody else's load: its block will do */
-        kvcache_hold(c, shared);
-        kvcache_give(c, b->id);
-        b->id = shared;
-    } else if (!where || !(s->req->prefetch || sooner_loaded(c, where, i)) ||
-               tiers_load(c->tiers, &who, b->id, c->queued, 0) != 0) {
-        return false;
-    } else {
-        kvcache_hold_for_move(c, b->id);
+    if (shared >= 0) {
+        share_block(c, s, i, shared);
+        return true;
     }
+    if (!where || !(s->req->prefetch || sooner_loaded(c, where, i)) ||
+        tiers_load(c->tiers, &who, b->id, c->queued, 0) != 0)
+        return false;
+    kvcache_hold_for_move(c, b->id);
     table_load(&s->table, i);
     s->n_loading++;
     return true;
@@ -122,21 +131,33 @@ static void count_hits(struct kvcache *c, struct seq *s, enum tier_id tier, uint
     c->cached_tokens[tier] += tokens;
 }
 
+/* Where the KV of full block i comes from that the pool does not have. */
+static void find_block(struct kvcache *c, struct seq *s, uint32_t i)
+{
+    int32_t coming = s->req->prefetch ? -1 : kvcache_coming(c, s, i);
+    if (coming >= 0 && !s->req->no_cache)
+        share_block(c, s, i, coming);
+    else if (c->tiers && !s->req->no_cache && load_block(c, s, i))
+        return;
+    else if (coming < 0 && !s->req->prefetch)
+        kvcache_announce(c, s, i);
+}
+
 void kvcache_load(struct kvcache *c, struct seq *s)
 {
     uint32_t hits = s->n_published, n_full = (s->n_known - 1) / c->block_tokens;
     s->counts = !s->req->counted;
     s->req->counted = true;
     count_hits(c, s, TIER_HBM, hits * c->block_tokens);
-    if (!is_on(c) || n_full == 0)
+    if (!c->enabled || n_full == 0)
         return;
     s->load_from_ns = sys.now_ns();
     kvcache_key(s, n_full - 1);
     if (c->returns && s->counts)
         s->turn = returns_use(c->returns, s->keys, n_full, sys.now_ns() / 1000);
-    for (uint32_t i = hits; !s->req->no_cache && i < n_full; i++)
-        load_block(c, s, i);
-    for (uint32_t i = n_full; i-- > 0;) { /* the last first: a chain is given up from its end */
+    for (uint32_t i = hits; i < n_full; i++)
+        find_block(c, s, i);
+    for (uint32_t i = c->tiers ? n_full : 0; i-- > 0;) { /* the last first: a chain is given up from its end */
         struct kv_ident who = content(s, i);
         struct tiers_worth w = worth(c, s, i);
         tiers_use(c->tiers, &who, &w);
@@ -146,7 +167,7 @@ void kvcache_load(struct kvcache *c, struct seq *s)
 /* A load of s's block i has failed: the block stays s's when nobody else waits for it, else s takes another. */
 static int own_block(struct kvcache *c, struct table_block *b)
 {
-    if (pool_refs(c->pool, b->id) - c->moving[b->id] == 1)
+    if (pool_refs(c->pool, b->id) - (c->moving ? c->moving[b->id] : 0) == 1)
         return 0;
     int32_t mine;
     if (!kvcache_make_free(c, 1) || pool_take(c->pool, 1, &mine) != 0)
@@ -156,16 +177,33 @@ static int own_block(struct kvcache *c, struct table_block *b)
     return 0;
 }
 
+/* What has become of a block that a sequence waits for. */
+static enum outcome outcome_of(const struct kvcache *c, int32_t block, enum tier_id *from)
+{
+    *from = TIER_HBM;
+    if (c->outcome && c->outcome[block] != OUTCOME_NONE) {
+        *from = (enum tier_id)(c->outcome[block] >> 2);
+        return (enum outcome)(c->outcome[block] & 3);
+    }
+    enum kvcache_join join = kvcache_join(c, block);
+    if (join == JOIN_CAME)
+        return OUTCOME_LOADED;
+    /* neither being computed nor being loaded: who was to compute it has gone */
+    return join == JOIN_COMING || (c->moving && c->moving[block] > 0) ? OUTCOME_NONE : OUTCOME_FAILED;
+}
+
 int kvcache_settle(struct kvcache *c, struct seq *s)
 {
     int ret = 0;
     for (uint32_t i = 0; s->n_loading > 0 && i < s->table.n; i++) {
         struct table_block *b = &s->table.blocks[i];
-        if (b->state != TABLE_LOADING || c->outcome[b->id] == OUTCOME_NONE)
+        enum tier_id from;
+        enum outcome how = b->state == TABLE_LOADING ? outcome_of(c, b->id, &from) : OUTCOME_NONE;
+        if (how == OUTCOME_NONE)
             continue;
-        bool ok = (c->outcome[b->id] & 3) == OUTCOME_LOADED;
+        bool ok = how == OUTCOME_LOADED;
         if (ok)
-            count_hits(c, s, c->outcome[b->id] >> 2, c->block_tokens);
+            count_hits(c, s, from, c->block_tokens);
         else if (own_block(c, b) != 0)
             ret = -ENOMEM;
         table_loaded(&s->table, i, ok);

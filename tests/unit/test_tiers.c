@@ -53,8 +53,8 @@ static void random_with_nvme(const char *name, uint8_t io_threads, uint32_t n_re
                                               .io_threads = io_threads,
                                               .n_requests = n_requests,
                                               .least_cached = n_requests,
-                                              .least_dram = n_requests / 2,
-                                              .least_nvme = n_requests / 2,
+                                              .least_dram = n_requests / 4,
+                                              .least_nvme = n_requests / 8, /* how fast the drive is decides, too */
                                               .least_preempted = 5});
 }
 

@@ -170,7 +170,72 @@ START_TEST(test_a_queued_request_has_its_blocks_fetched_while_it_waits)
 }
 END_TEST
 
-UNIT_MAIN("late loads", test_late_loads_hold_nobody_back_and_are_computed_after_their_deadline,
+/* -- joined to a computation: no tiers are needed for that */
+
+static uint64_t rows;
+
+static void count_rows(void *ctx, const struct loop *l, const struct plan *p, const float *logits)
+{
+    rows += p->n_rows;
+}
+
+static void begin_without_tiers(uint32_t max_rows)
+{
+    struct engine_config c = {.block_tokens = 16, .max_rows = max_rows};
+    fake_clock_on();
+    fake_machine_open(&r.m, &c, 40, NULL);
+    hand_open(&r.h, &r.m);
+    r.h.loop.trace = count_rows;
+    rows = 0;
+}
+
+START_TEST(test_a_prompt_that_is_being_computed_is_computed_once)
+{
+    begin_without_tiers(16);
+    uint64_t a = rig_submit(&r, 1);
+    turn(2); /* in the middle of its prefill */
+    uint64_t b = rig_submit(&r, 1), c = rig_submit(&r, 1);
+    for (int i = 0; i < 200; i++)
+        loop_turn(&r.h.loop);
+    struct engine_event ev;
+    uint32_t n_done = 0, cached = 0, n_tokens = 0;
+    while (engine_poll(r.h.front, &ev)) {
+        ck_assert(ev.id == a || ev.id == b || ev.id == c);
+        n_tokens += ev.type == ENGINE_TOKENS ? ev.n : 0;
+        n_done += ev.type == ENGINE_DONE;
+        cached += ev.type == ENGINE_DONE ? ev.cached_in[TIER_HBM] : 0;
+    }
+    ck_assert_uint_eq(n_done, 3);
+    ck_assert_uint_eq(n_tokens, 3 * RIG_OUT);
+    ck_assert_uint_eq(cached, 2 * RIG_CACHED);
+    /* one prompt, what is behind its full blocks for the two others, and the answers but their last tokens */
+    ck_assert_uint_eq(rows, RIG_PROMPT + 2 * (RIG_PROMPT - RIG_CACHED) + 3 * (RIG_OUT - 1));
+    rig_close(&r);
+}
+END_TEST
+
+START_TEST(test_a_prompt_whose_first_computer_goes_away_is_computed_by_the_next)
+{
+    for (int turns = 1; turns < 9; turns++) {
+        begin_without_tiers(16);
+        uint64_t a = rig_submit(&r, 1);
+        turn(turns);
+        uint64_t b = rig_submit(&r, 1), c = rig_submit(&r, 1);
+        turn(1);
+        engine_cancel(r.h.front, a);
+        turn(turns % 3);
+        engine_cancel(r.h.front, turns % 2 ? b : c);
+        rig_finish(&r, 1, turns % 2 ? c : b); /* checks its tokens */
+        turn(5);
+        ck_assert_uint_eq(pool_n_used(r.h.loop.kv.pool), 0);
+        rig_close(&r);
+    }
+}
+END_TEST
+
+UNIT_MAIN("late loads", test_a_prompt_that_is_being_computed_is_computed_once,
+          test_a_prompt_whose_first_computer_goes_away_is_computed_by_the_next,
+          test_late_loads_hold_nobody_back_and_are_computed_after_their_deadline,
           test_late_reads_may_come_when_their_request_is_long_gone, test_two_requests_share_one_load,
           test_a_shared_load_that_is_late_fails_or_is_left_by_one_harms_nobody,
           test_a_queued_request_has_its_blocks_fetched_while_it_waits)

@@ -48,9 +48,11 @@ static __global__ void rope_kernel(const struct rope_kernel_args a)
     if (h < a.n_heads)
         return;
     const int32_t *table = a.step.table + a.step.table_at[a.step.row_seq[t]];
-    uint8_t *row = kv_at(a.kv, table, pos, h - a.n_heads - (is_v ? g_n : 0), is_v);
-    kv_put(a.kv, row, i, u);
-    kv_put(a.kv, row, i + half, v);
+    const int32_t g = h - a.n_heads - (is_v ? g_n : 0);
+    const float scale = kv_scale(&a.kv, (uint32_t)g, is_v);
+    uint8_t *row = kv_at(a.kv, table, pos, g, is_v);
+    kv_put(a.kv, row, i, u, scale);
+    kv_put(a.kv, row, i + half, v, scale);
 }
 
 /* inv_freq on the card: sent when it is not the one that is there. */

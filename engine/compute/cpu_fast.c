@@ -326,7 +326,7 @@ static void rope_row(const struct row_job *j, int32_t t)
     for (int32_t h = 0; h < n_kv; h++)
         for (int v = 0; v < 2; v++)
             j->f->isa->kv_put(kv_row(kv, block, (uint32_t)h, v, token), k + (int64_t)(v * n_kv + h) * dim, kv->head_dim,
-                              kv->format);
+                              kv->format, kv_scale(kv, (uint32_t)h, v));
 }
 
 static void fast_rope_kv(struct backend *be, const struct rope_args *a)

@@ -78,7 +78,7 @@ struct fast_isa {
     void (*add_norm)(float *out, float *x, const float *add, const float *w, float eps, int32_t width);
     void (*silu_mul)(float *out, const float *gu, int32_t f);
     void (*rotate)(float *head, const float *cs, int32_t half);
-    void (*kv_put)(void *row, const float *x, uint32_t dim, uint32_t format);
+    void (*kv_put)(void *row, const float *x, uint32_t dim, uint32_t format, float scale);
     /* (oa, la) := merge of (oa, la) and (ob, lb), vectors of d floats: the one merge. */
     void (*merge)(float *oa, float *la, const float *ob, float lb, int32_t d);
 };

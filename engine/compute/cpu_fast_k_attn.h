@@ -11,6 +11,7 @@
 
 #include "engine/kv/fmt_kv16.h"
 #include "engine/kv/fmt_kv32.h"
+#include "engine/kv/fmt_kv8.h"
 
 struct attn_work {
     float q[ATTN_Q * ATTN_D]; /* [vector][dp], scaled; dp = head_dim rounded up to 16 */
@@ -26,10 +27,12 @@ struct attn_work {
 _Static_assert(sizeof(struct attn_work) <= FAST_SCRATCH, "scratch holds the work of attention");
 _Static_assert(KEY_TILE == 32 && KEY_PIECE % KEY_TILE == 0, "two vectors of keys a tile, whole tiles a piece");
 
-static void k_kv_put(void *row, const float *x, uint32_t dim, uint32_t format)
+static void k_kv_put(void *row, const float *x, uint32_t dim, uint32_t format, float scale)
 {
     if (format == KV_FORMAT_KV16)
         kv16_put(row, x, dim);
+    else if (format == KV_FORMAT_KV8)
+        kv8_put(row, x, dim, scale);
     else
         kv32_put(row, x, dim);
 }
@@ -48,11 +51,14 @@ LANE const uint8_t *kv_at(const struct fast_attn *t, int v, int32_t key)
 LANE void kv_get8(float *to, const struct fast_attn *t, int v, int32_t key, int32_t lo, int32_t hi, uint32_t dp)
 {
     const struct kv_view *kv = t->args->kv;
+    const float scale = kv_scale(kv, (uint32_t)t->kv_head, v);
     const uint8_t *from = key < hi && key + 8 > lo ? kv_at(t, v, key) : kv->base;
     for (int i = 0; i < 8; i++, from += kv->row_stride, to += dp) {
         if (key + i < lo || key + i >= hi)
             memset(to, 0, dp * sizeof *to);
-        else if (kv->format != KV_FORMAT_KV16)
+        else if (kv->format == KV_FORMAT_KV8)
+            kv8_get(to, (const void *)from, kv->head_dim, scale);
+        else if (kv->format == KV_FORMAT_KV32)
             kv32_get(to, (const void *)from, kv->head_dim);
         else if (kv->head_dim % 16)
             kv16_get(to, (const void *)from, kv->head_dim);

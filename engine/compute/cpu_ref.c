@@ -20,6 +20,7 @@
 #include "engine/compute/quant.h"
 #include "engine/kv/fmt_kv16.h"
 #include "engine/kv/fmt_kv32.h"
+#include "engine/kv/fmt_kv8.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -245,20 +246,24 @@ static void ref_sample(struct backend *be, const float *logits, int32_t vocab, c
 
 /* -- rope and the KV rows ---------------------------------------------------------------------------------------- */
 
-static void kv_put(const struct kv_view *kv, void *row, const float *x)
+static void kv_put(const struct kv_view *kv, void *row, const float *x, int32_t g, int v)
 {
     if (kv->format == KV_FORMAT_KV32)
         kv32_put(row, x, kv->head_dim);
-    else
+    else if (kv->format == KV_FORMAT_KV16)
         kv16_put(row, x, kv->head_dim);
+    else
+        kv8_put(row, x, kv->head_dim, kv_scale(kv, (uint32_t)g, v));
 }
 
-static void kv_get(const struct kv_view *kv, float *out, const void *row)
+static void kv_get(const struct kv_view *kv, float *out, const void *row, int32_t g, int v)
 {
     if (kv->format == KV_FORMAT_KV32)
         kv32_get(out, row, kv->head_dim);
-    else
+    else if (kv->format == KV_FORMAT_KV16)
         kv16_get(out, row, kv->head_dim);
+    else
+        kv8_get(out, row, kv->head_dim, kv_scale(kv, (uint32_t)g, v));
 }
 
 /* The K (v = 0) or V (v = 1) row of position `pos` of sequence s, kv head g. */
@@ -271,7 +276,7 @@ static void *kv_at(const struct kv_view *kv, const struct step *st, int32_t s, i
 
 static void check_kv(const struct kv_view *kv)
 {
-    assert(kv->format == KV_FORMAT_KV32 || kv->format == KV_FORMAT_KV16);
+    assert(kv->format == KV_FORMAT_KV32 || kv->format == KV_FORMAT_KV16 || kv->format == KV_FORMAT_KV8);
     assert(kv->head_dim % 2 == 0 && kv->head_dim <= BACKEND_HEAD_DIM_MAX);
 }
 
@@ -298,8 +303,8 @@ static void ref_rope_kv(struct backend *be, const struct rope_args *a)
             rotate(q + (size_t)h * d, st->pos[t], a->inv_freq, a->attn_factor, d / 2);
         const float *k = q + (size_t)h_n * d, *v = k + (size_t)g_n * d;
         for (int32_t g = 0; g < g_n; g++) {
-            kv_put(kv, kv_at(kv, st, st->row_seq[t], st->pos[t], g, 0), k + (size_t)g * d);
-            kv_put(kv, kv_at(kv, st, st->row_seq[t], st->pos[t], g, 1), v + (size_t)g * d);
+            kv_put(kv, kv_at(kv, st, st->row_seq[t], st->pos[t], g, 0), k + (size_t)g * d, g, 0);
+            kv_put(kv, kv_at(kv, st, st->row_seq[t], st->pos[t], g, 1), v + (size_t)g * d, g, 1);
         }
     }
 }
@@ -342,9 +347,9 @@ static void attend(const struct attn_args *a, int32_t t, int32_t h, int32_t begi
     if (a->sink && a->key_begin == 0)
         softmax_add(&s, a->sink[h], NULL, d);
     for (int32_t j = begin; j < end; j++) {
-        kv_get(kv, row, kv_at(kv, a->step, seq, j, g, 0));
+        kv_get(kv, row, kv_at(kv, a->step, seq, j, g, 0), g, 0);
         double logit = dot(q, row, d) * a->scale;
-        kv_get(kv, row, kv_at(kv, a->step, seq, j, g, 1));
+        kv_get(kv, row, kv_at(kv, a->step, seq, j, g, 1), g, 1);
         softmax_add(&s, logit, row, d);
     }
     size_t at = (size_t)t * a->n_heads + h;

@@ -13,6 +13,7 @@
 enum kv_format {
     KV_FORMAT_KV32 = 1, /* float32, 4 bytes an element */
     KV_FORMAT_KV16 = 2, /* bfloat16, 2 bytes an element */
+    KV_FORMAT_KV8 = 3,  /* e4m3 with a scale a layer, kv head and K or V, 1 byte an element */
 };
 
 /* One layer of the block pool, as kernels see it. Order in a block: [layer][kv head][K | V][token][dim].
@@ -28,6 +29,7 @@ struct kv_view {
     uint32_t format;       /* enum kv_format */
     uint32_t head_dim;
     uint32_t n_kv_heads;
+    const float *scale; /* kv8: [n_kv_heads][K, V] of this layer, backend memory; NULL = 1. See kv_scale */
 };
 
 /* Address of the K (v = 0) or V (v = 1) row of `token` (0 .. block_tokens-1) in `block`. */
@@ -35,6 +37,12 @@ DEVICE_TOO void *kv_row(const struct kv_view *kv, int32_t block, uint32_t head, 
 {
     return (uint8_t *)kv->base + (uint64_t)block * kv->block_stride + kv->layer_offset + head * kv->head_stride +
            (v ? kv->v_offset : 0) + (uint64_t)token * kv->row_stride;
+}
+
+/* What elements of the K (v = 0) or V (v = 1) rows of a kv head are multiplied by. */
+DEVICE_TOO float kv_scale(const struct kv_view *kv, uint32_t head, int v)
+{
+    return kv->scale ? kv->scale[2 * head + (uint32_t)v] : 1.0f;
 }
 
 #endif

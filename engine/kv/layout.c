@@ -3,6 +3,7 @@
 
 #include "engine/kv/fmt_kv16.h"
 #include "engine/kv/fmt_kv32.h"
+#include "engine/kv/fmt_kv8.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -20,8 +21,11 @@ int kv_layout_init(struct kv_layout *l, uint32_t n_layers, uint32_t n_kv_heads, 
     case KV_FORMAT_KV16:
         k.row_bytes = kv16_row_bytes(head_dim);
         break;
+    case KV_FORMAT_KV8:
+        k.row_bytes = kv8_row_bytes(head_dim);
+        break;
     default:
-        return err_set(e, EINVAL, "kv.format %u: must be kv16 or kv32", format);
+        return err_set(e, EINVAL, "kv.format %u: must be kv16, kv32 or kv8", format);
     }
     k.head_bytes = 2 * block_tokens * k.row_bytes;
     k.layer_bytes = n_kv_heads * k.head_bytes;

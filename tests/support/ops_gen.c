@@ -5,6 +5,7 @@
 #include "engine/base/rng.h"
 #include "engine/kv/fmt_kv16.h"
 #include "engine/kv/fmt_kv32.h"
+#include "engine/kv/fmt_kv8.h"
 
 #include <assert.h>
 #include <math.h>
@@ -180,13 +181,13 @@ uint64_t ops_next_step(void)
 struct ops_kv_dims ops_kv_dims_random(struct ops_rng *r)
 {
     static const int32_t dims[] = {16, 18, 32, 64, 64, 80, 96, 128, 192, BACKEND_HEAD_DIM_MAX},
-                         blocks[] = {16, 32, 64, 128};
+                         blocks[] = {16, 32, 64, 128}, formats[] = {KV_FORMAT_KV32, KV_FORMAT_KV16, KV_FORMAT_KV8};
     struct ops_kv_dims d = {
         .head_dim = ops_pick(r, dims, 10),
         .n_kv_heads = ops_int(r, 1, 4),
         .group = ops_int(r, 1, 8),
         .block_tokens = ops_pick(r, blocks, 4),
-        .format = ops_int(r, 0, 1) ? KV_FORMAT_KV32 : KV_FORMAT_KV16,
+        .format = (uint32_t)ops_pick(r, formats, 3),
         .n_seqs = ops_int(r, 1, 4),
         .max_new = ops_int(r, 0, 2) ? 1 + ops_int(r, 0, 8) : 33,
     };
@@ -201,7 +202,7 @@ struct ops_kv_dims ops_kv_dims_random(struct ops_rng *r)
 /* Strides with gaps, as layout may choose them: a kernel that multiplies by itself goes wrong. */
 static void make_view(struct ops_kv_case *c, struct ops_rng *r, const struct ops_kv_dims *d, int32_t n_blocks)
 {
-    uint64_t elem = d->format == KV_FORMAT_KV32 ? 4 : 2;
+    uint64_t elem = d->format == KV_FORMAT_KV32 ? 4 : d->format == KV_FORMAT_KV16 ? 2 : 1;
     struct kv_view *kv = &c->kv;
     kv->block_tokens = (uint32_t)d->block_tokens;
     kv->format = d->format;
@@ -217,15 +218,27 @@ static void make_view(struct ops_kv_case *c, struct ops_rng *r, const struct ops
     c->pool_bytes = kv->block_stride * (uint64_t)n_blocks;
     c->pool = ops_poison(c->pool_bytes);
     kv->base = c->pool;
+    c->scale = malloc(2 * (size_t)d->n_kv_heads * sizeof *c->scale);
+    assert(c->scale);
+    for (int32_t i = 0; i < 2 * d->n_kv_heads; i++)
+        c->scale[i] = ldexpf(1, -ops_int(r, 5, 9)); /* 448 x 2^-9 is below a deviation: some are cut off */
+    kv->scale = d->format == KV_FORMAT_KV8 ? c->scale : NULL;
 }
 
-/* x through the format and back, in place; the bytes go to the pool when `row` is there. */
-static void store(const struct kv_view *kv, void *row, float *x)
+/* x through the format and back, in place; the bytes go to the pool when `row` is there. g, v: whose row it is. */
+static void store(const struct kv_view *kv, void *row, float *x, uint32_t g, int v)
 {
     float bytes[BACKEND_HEAD_DIM_MAX];
     if (kv->format == KV_FORMAT_KV32) {
         if (row)
             kv32_put(row, x, kv->head_dim);
+        return;
+    }
+    if (kv->format == KV_FORMAT_KV8) {
+        kv8_put(bytes, x, kv->head_dim, kv_scale(kv, g, v));
+        if (row)
+            memcpy(row, bytes, kv->head_dim);
+        kv8_get(x, bytes, kv->head_dim, kv_scale(kv, g, v));
         return;
     }
     kv16_put(bytes, x, kv->head_dim);
@@ -243,8 +256,8 @@ static void fill_sequence(struct ops_kv_case *c, int32_t s, int32_t n_filled)
             size_t at = ((size_t)p * kv->n_kv_heads + g) * kv->head_dim;
             int32_t block = table[p / (int32_t)kv->block_tokens];
             uint32_t token = (uint32_t)p % kv->block_tokens;
-            store(kv, p < n_filled ? kv_row(kv, block, g, 0, token) : NULL, c->k[s] + at);
-            store(kv, p < n_filled ? kv_row(kv, block, g, 1, token) : NULL, c->v[s] + at);
+            store(kv, p < n_filled ? kv_row(kv, block, g, 0, token) : NULL, c->k[s] + at, g, 0);
+            store(kv, p < n_filled ? kv_row(kv, block, g, 1, token) : NULL, c->v[s] + at, g, 1);
         }
 }
 
@@ -304,6 +317,7 @@ void ops_kv_case_free(struct ops_kv_case *c)
     free(c->len);
     free(c->qkv);
     free(c->pool);
+    free(c->scale);
     free((void *)(uintptr_t)c->step.table);
     free(c->ints);
 }
@@ -319,8 +333,9 @@ void ops_kv_write(const struct ops_kv_case *c, const float *qkv, uint8_t *pool)
         for (uint32_t i = 0; i < 2 * kv.n_kv_heads; i++) { /* k heads, then v heads */
             int32_t block = st->table[st->table_at[st->row_seq[t]] + st->pos[t] / (int32_t)kv.block_tokens];
             memcpy(x, qkv + (t * heads + (size_t)c->n_heads + i) * d, d * sizeof *x);
-            store(&kv,
-                  kv_row(&kv, block, i % kv.n_kv_heads, i >= kv.n_kv_heads, (uint32_t)st->pos[t] % kv.block_tokens), x);
+            uint32_t g = i % kv.n_kv_heads, token = (uint32_t)st->pos[t] % kv.block_tokens;
+            int v = i >= kv.n_kv_heads;
+            store(&kv, kv_row(&kv, block, g, v, token), x, g, v);
         }
 }
 

@@ -51,6 +51,7 @@ struct ops_kv_case {
     int32_t *len;    /* [S] keys of each sequence, new rows included */
     float *qkv;      /* [T][(H + 2G) * D] */
     float **k, **v;  /* [S] -> [len][G][D]: what the pool holds, exactly */
+    float *scale;    /* kv8: [G][K, V], powers of 2; kv.scale points there */
     int32_t *ints;   /* memory of the step's arrays */
 };
 

@@ -212,12 +212,16 @@ void ops_rope_kv(const struct ops_dev *d, const struct rope_args *a, size_t pool
     struct buf bq = floats_in(d, a->qkv, n), bp = make_buf(d, a->kv->base, pool_bytes);
     struct kv_view kv = *a->kv;
     struct rope_args on_dev = *a;
+    struct buf bk = kv.scale ? floats_in(d, kv.scale, 2 * (size_t)kv.n_kv_heads) : (struct buf){0};
     kv.base = bp.dev;
+    kv.scale = bk.dev;
     on_dev.kv = &kv;
     on_dev.qkv = bq.dev;
     d->ops->rope_kv(d->be, &on_dev);
     take_buf(d, bq, a->qkv);
     take_buf(d, bp, a->kv->base);
+    if (bk.dev)
+        drop_buf(d, bk, a->kv->scale);
 }
 
 void ops_attention(const struct ops_dev *d, const struct attn_args *a, size_t pool_bytes)
@@ -232,7 +236,9 @@ void ops_attention(const struct ops_dev *d, const struct attn_args *a, size_t po
     struct buf bl = a->out.lse_ln ? floats_out(d, heads) : (struct buf){0};
     struct kv_view kv = *a->kv;
     struct attn_args on_dev = *a;
+    struct buf bk = kv.scale ? floats_in(d, kv.scale, 2 * (size_t)kv.n_kv_heads) : (struct buf){0};
     kv.base = bp.dev;
+    kv.scale = bk.dev;
     on_dev.kv = &kv;
     on_dev.q = bq.dev;
     on_dev.sink = bs.dev;
@@ -241,6 +247,8 @@ void ops_attention(const struct ops_dev *d, const struct attn_args *a, size_t po
     d->ops->attention(d->be, &on_dev);
     drop_buf(d, bq, a->q);
     drop_buf(d, bp, a->kv->base);
+    if (bk.dev)
+        drop_buf(d, bk, a->kv->scale);
     if (a->sink)
         drop_buf(d, bs, a->sink);
     if (a->out_input)

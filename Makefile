@@ -79,6 +79,11 @@ $(B)/pic/%.o: %.c $(B)/gen/flags.stamp
 	@mkdir -p $(@D)
 	$(call say,CC    )$(CC) $(HFLAGS) $(CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
 
+# Programs that look inside the backend: linked with its objects.
+$(B)/tests/bench/%: tests/bench/%.cu $(CUDA_OBJ) $(B)/pic/engine/kv/layout.o
+	@mkdir -p $(@D)
+	$(call say,NVCC  )nvcc $(NVFLAGS) -o $@ $^ -lcublasLt -Xlinker -rpath=$(CUDA_HOME)/lib64
+
 $(B)/gen/nvflags.stamp: STAMP = $(NVFLAGS)
 
 # A stamp is touched when its text changes: what depends on it is rebuilt then, and only then.

@@ -107,7 +107,8 @@ static __device__ void union_range(const struct tile_shared<DP, NV> &s, int32_t 
 /* K and V of the tile into shared memory; zeros where no vector looks, for 0 times garbage may be NaN. All loads of a
  * thread are under way before the first is used: without a branch between them, from a row that is there in any case.
  */
-template <int DP, int NV, uint32_t format> static __device__ void load_tile(int32_t half, struct tile_shared<DP, NV> &s)
+template <int DP, int NV, uint32_t format>
+static __device__ void load_tile(int32_t half, float k_scale, float v_scale, struct tile_shared<DP, NV> &s)
 {
     constexpr int n = KT * DP / 2 / THREADS, at_once = n < 8 ? n : 8;
     for (int i0 = 0; i0 < n; i0 += at_once) {
@@ -122,10 +123,10 @@ template <int DP, int NV, uint32_t format> static __device__ void load_tile(int3
         for (int i = 0; i < at_once; i++) {
             int at = threadIdx.x + (i0 + i) * THREADS, key = at / (DP / 2), pair = at % (DP / 2);
             bool there = s.seen[key] && pair < half;
-            s.k[key][2 * pair] = there ? k[i].x : 0.0f;
-            s.k[key][2 * pair + 1] = there ? k[i].y : 0.0f;
-            s.v[key][2 * pair] = there ? v[i].x : 0.0f;
-            s.v[key][2 * pair + 1] = there ? v[i].y : 0.0f;
+            s.k[key][2 * pair] = there ? k[i].x * k_scale : 0.0f;
+            s.k[key][2 * pair + 1] = there ? k[i].y * k_scale : 0.0f;
+            s.v[key][2 * pair] = there ? v[i].x * v_scale : 0.0f;
+            s.v[key][2 * pair + 1] = there ? v[i].y * v_scale : 0.0f;
         }
     }
 }
@@ -199,10 +200,13 @@ static __device__ void attend_tile(const struct plain_args &a, struct tile_share
             s.seen[i] = key >= begin && key < end;
     }
     __syncthreads();
+    const int32_t half = (int32_t)a.kv.head_dim / 2;
     if (a.kv.format == KV_FORMAT_KV32)
-        load_tile<DP, NV, KV_FORMAT_KV32>((int32_t)a.kv.head_dim / 2, s);
+        load_tile<DP, NV, KV_FORMAT_KV32>(half, 1, 1, s);
+    else if (a.kv.format == KV_FORMAT_KV16)
+        load_tile<DP, NV, KV_FORMAT_KV16>(half, 1, 1, s);
     else
-        load_tile<DP, NV, KV_FORMAT_KV16>((int32_t)a.kv.head_dim / 2, s);
+        load_tile<DP, NV, KV_FORMAT_KV8>(half, kv_scale(&a.kv, (uint32_t)g, 0), kv_scale(&a.kv, (uint32_t)g, 1), s);
     __syncthreads();
     score_tile<DP, NV>(s, a.scale, key0, sm);
     __syncthreads();
@@ -297,7 +301,7 @@ template <int DP, int NV> static void allow_shared(void)
                             (int)sizeof(struct tile_shared<DP, NV>)));
 }
 
-void attention_setup(void)
+bool attention_open(struct cuda *c)
 {
     allow_shared<128, 4>();
     allow_shared<128, 8>();
@@ -305,6 +309,12 @@ void attention_setup(void)
     allow_shared<256, 4>();
     allow_shared<256, 8>();
     allow_shared<256, 16>();
+    return decode_open(c);
+}
+
+void attention_close(struct cuda *c)
+{
+    decode_close(c);
 }
 
 template <int DP, int NV> static void launch(struct cuda *c, struct plain_args k)
@@ -367,12 +377,12 @@ void cuda_attention(struct backend *be, const struct attn_args *a)
     bool decode = false, prefill = false;
     assert(a->n_heads % (int32_t)kv->n_kv_heads == 0 && a->window >= 0 && a->key_begin >= 0);
     assert(kv->head_dim % 2 == 0 && kv->head_dim <= BACKEND_HEAD_DIM_MAX);
-    assert(kv->format == KV_FORMAT_KV16 || kv->format == KV_FORMAT_KV32);
+    assert(kv->format == KV_FORMAT_KV16 || kv->format == KV_FORMAT_KV32 || kv->format == KV_FORMAT_KV8);
     const struct step_dev *at = stage_step(c, st);
     for (int32_t s = 0; s < st->n_seqs; s++)
         *(st->seq_row[s + 1] - st->seq_row[s] > ATTN_DECODE_ROWS ? &prefill : &decode) = true;
     if (prefill && !attn_prefill(c, a, at))
         attn_plain(c, a, at, ATTN_DECODE_ROWS + 1, INT32_MAX);
-    if (decode)
+    if (decode && !attn_decode(c, a, at))
         attn_plain(c, a, at, 1, ATTN_DECODE_ROWS);
 }

@@ -135,6 +135,7 @@ static void op_close(struct backend *be)
     if (c->stream)
         CU(cudaStreamSynchronize(c->stream));
     sampler_close(c);
+    attention_close(c);
     stage_close(&c->stage);
     prefill_close(c);
     stage_free(&c->load[0]);
@@ -172,7 +173,8 @@ static int take_memory(struct cuda *c, const char *gpu, struct err *e)
     c->drawn_before = (int32_t *)cuda_alloc(c, (size_t)c->max_seqs * sizeof *c->drawn);
     c->inv_freq = (float *)cuda_alloc(c, sizeof c->inv_freq_host);
     c->prefill.next = (int32_t *)cuda_alloc(c, 2 * sizeof *c->prefill.next);
-    if (c->turn && c->drawn && c->drawn_before && c->inv_freq && c->prefill.next && gemm_open(c, gpu))
+    if (attention_open(c) && c->turn && c->drawn && c->drawn_before && c->inv_freq && c->prefill.next &&
+        gemm_open(c, gpu))
         return 0;
     CU(cudaMemGetInfo(&free_bytes, &all));
     return err_set(e, ENOMEM, "cuda: %zu MiB to work in are needed, of %zu MiB on the GPU %zu MiB are free",
@@ -205,7 +207,6 @@ static int op_open(struct backend **out, const struct backend_opts *o, struct er
     c->max_vocab = o->max_vocab;
     describe(c, &p);
     CU(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
-    attention_setup();
     pass_open(&c->pass);
     stage_open(c, o->max_table);
     prefill_open(c);

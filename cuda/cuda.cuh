@@ -96,6 +96,7 @@ struct cuda {
     float2 *turn; /* [max_rows][HEAD_DIM_MAX / 2] cosine and sine of the step's positions */
     struct turns turns;
     int32_t *drawn, *drawn_before; /* [max_seqs] what the last sample chose; a copy for the next */
+    struct attn *attn;
     struct stage stage;
     struct pass pass;
     struct prefill prefill;
@@ -148,8 +149,18 @@ float cuda_step_idle_us(struct backend *be, uint64_t number);
 
 void cuda_attention(struct backend *be, const struct attn_args *a);
 void cuda_merge(struct backend *be, struct attn_partial a, struct attn_partial b, int32_t n, int32_t d);
-/* Ask for the shared memory that the kernels need; once a process. */
-void attention_setup(void);
+/* Memory of attention, and the shared memory that its kernels need. False when the card has no more; close anyway. */
+bool attention_open(struct cuda *c);
+void attention_close(struct cuda *c);
+
+/* -- attn_decode.cu, attn_plan.cu */
+#define ATTN_PLANS 4 /* kinds of layers (window, key range) of a step that are remembered */
+
+/* Rows of the sequences that have at most ATTN_DECODE_ROWS of them; others are not touched. Can be captured: positions
+ * and block tables are read on the card. False, with nothing queued, for a shape it does not take. */
+bool attn_decode(struct cuda *c, const struct attn_args *a, const struct step_dev *at);
+bool decode_open(struct cuda *c);
+void decode_close(struct cuda *c);
 
 /* -- attn_prefill.cu */
 void prefill_open(struct cuda *c);

@@ -6,10 +6,12 @@
  *   merge          o: 8 u (|a| + |b|) (two exp, whose argument is exact to u |lse|: 2 u |lse_a - lse_b| more);
  *                  lse: 4 u max(1, |lse|).
  *   split = whole  1e-6 of the norm of a row of o: each part stores o and lse as floats, and lse, below 16, is right to
- * 16 u, which moves the weights of two parts by as much.
- *
- * CUDA on 16-bit KV rounds q and p to bfloat16, by h = 2^-9: a score is off by h scale sum|q k| more, o by e^(2 s) - 1
- * (s is no longer small) + h. There the rows of a step's long sequences have bits of their own.
+ *                  16 u, which moves the weights of two parts by as much.
+ * On the tensor cores (CUDA, but for kv32) queries and weights are rounded to bfloat16 or half, w = 2^-9, and how keys
+ * are cut depends on the other sequences:
+ *   attention      s grows by w scale sum|q k| and is no longer small: o: (e^(2 s) - 1 + w + ..) sum p|v|; in the mean
+ * o by w (1 + 1.5 scale sqrt(D)). company, split within both bounds, the row's and the other's, instead of bits and of
+ * 1e-6.
  */
 #include "tests/support/ops_check.h"
 #include "tests/support/ops_trio.h"
@@ -47,7 +49,20 @@ static void note_case(const char *what, const struct ops_trio *t, const struct o
              c->kv.block_tokens, a->window, a->key_begin, a->key_end, a->sink != NULL);
 }
 
-/* -- against the truth ------------------------------------------------------------------------------------------- */
+/* -- bounds ------------------------------------------------------------------------------------------------------- */
+
+/* What the results of a case may be off by. */
+struct bounds {
+    double *o, *lse; /* [T][H][D], [T][H] */
+    double *size;    /* [T][H][D]: sum of p |v| */
+    double o_mean;
+    bool bits; /* a row has the same bits in any company */
+};
+
+static void bounds_free(struct bounds *b)
+{
+    free(b->size), free(b->lse), free(b->o);
+}
 
 /* The largest sum|q k| * scale over all keys up to the row's position: what the error of a score is measured by. */
 static double score_size(const struct ops_kv_case *c, const struct attn_args *a, int32_t th)
@@ -66,63 +81,79 @@ static double score_size(const struct ops_kv_case *c, const struct attn_args *a,
     return most;
 }
 
-/* What the tensor cores round q and p by. */
-static double rounding(const struct ops_trio *t, const struct ops_kv_case *c)
+static bool on_tensor_cores(const struct ops_trio *t, const struct ops_kv_case *c)
 {
-    return t->cuda && c->kv.format != KV_FORMAT_KV32 ? 0x1p-9 : 0;
+    return t->cuda && c->kv.format != KV_FORMAT_KV32;
 }
 
-static void compare(const struct ops_trio *t, const struct ops_kv_case *c, const struct attn_args *a,
-                    struct attn_partial got, struct attn_partial want)
+static struct bounds bounds_of(const struct ops_trio *t, const struct ops_kv_case *c, const struct attn_args *a)
 {
-    double h = rounding(t, c), sharp = a->scale * sqrt(c->kv.head_dim);
     size_t d = c->kv.head_dim, heads = (size_t)a->step->n_rows * a->n_heads;
-    double *o = ops_doubles(want.o, heads * d), *o_tol = ops_doubles(NULL, heads * d), unused[BACKEND_HEAD_DIM_MAX];
-    double *lse = ops_doubles(want.lse_ln, heads), *lse_tol = ops_doubles(NULL, heads);
-    double *size = ops_doubles(NULL, heads * d), longest = 0;
+    double unused[BACKEND_HEAD_DIM_MAX], longest = 0, w = on_tensor_cores(t, c) ? 0x1p-9 : 0;
+    struct bounds b = {
+        .o = ops_doubles(NULL, heads * d), .lse = ops_doubles(NULL, heads), .size = ops_doubles(NULL, heads * d)};
     for (size_t i = 0; i < heads; i++) {
-        double n = c->step.pos[i / a->n_heads] + 1, s = (h + (d + 8) * OPS_U) * score_size(c, a, (int32_t)i);
-        ops_attend(c, a, (int32_t)i, unused, size + i * d);
+        double n = c->step.pos[i / a->n_heads] + 1, s = ((d + 8) * OPS_U + w) * score_size(c, a, (int32_t)i);
+        double lse = ops_attend(c, a, (int32_t)i, unused, b.size + i * d);
         for (size_t k = i * d; k < (i + 1) * d; k++)
-            o_tol[k] = (expm1(2 * s) + h + (n + 16) * OPS_U) * size[k];
-        lse_tol[i] = s + (n + 8 + fabs(lse[i])) * OPS_U;
+            b.o[k] = (expm1(2 * s) + w + (n + 16) * OPS_U) * b.size[k];
+        b.lse[i] = s + (n + 8 + (isinf(lse) ? 0 : fabs(lse))) * OPS_U;
         longest = fmax(longest, n);
     }
-    ops_expect_within("o", got.o, o, o_tol, heads * d);
-    ops_expect_within("lse", got.lse_ln, lse, lse_tol, heads);
-    ops_expect_rms("o", got.o, o, size, heads * d, h * (1 + sharp) + (sqrt(d) + sqrt(longest) + 8) * OPS_U);
-    free(size), free(lse_tol), free(lse), free(o_tol), free(o);
+    b.o_mean = (sqrt(d) + sqrt(longest) + 8) * OPS_U + w * (1 + 1.5 * a->scale * sqrt(d));
+    b.bits = w == 0;
+    return b;
+}
+
+/* -- against the truth ------------------------------------------------------------------------------------------- */
+
+static void compare(const struct ops_kv_case *c, const struct attn_args *a, const struct bounds *b,
+                    struct attn_partial got, struct attn_partial want)
+{
+    size_t d = c->kv.head_dim, heads = (size_t)a->step->n_rows * a->n_heads;
+    double *o = ops_doubles(want.o, heads * d), *lse = ops_doubles(want.lse_ln, heads);
+    ops_expect_within("o", got.o, o, b->o, heads * d);
+    ops_expect_within("lse", got.lse_ln, lse, b->lse, heads);
+    ops_expect_rms("o", got.o, o, b->size, heads * d, b->o_mean);
+    free(lse), free(o);
 }
 
 /* -- a row and its company --------------------------------------------------------------------------------------- */
 
-/* Does another kernel compute this row when it is a sequence of its own? */
-static bool is_long(const struct ops_trio *t, const struct ops_kv_case *c, int32_t row)
+/* Vectors i of `got` and k of `all`, of row length n: twice within the bound, or the same bits. */
+static void expect_same(const char *what, const struct bounds *b, const float *got, const float *all,
+                        const double *bound, size_t n)
 {
-    int32_t s = c->step.row_seq[row];
-    return rounding(t, c) > 0 && c->step.seq_row[s + 1] - c->step.seq_row[s] > 8;
+    if (b->bits) {
+        ops_expect_bits(what, got, all, n);
+        return;
+    }
+    double *want = ops_doubles(all, n), *twice = ops_doubles(NULL, n);
+    for (size_t i = 0; i < n; i++)
+        twice[i] = 2 * bound[i];
+    ops_expect_within(what, got, want, twice, n);
+    free(twice), free(want);
 }
 
-/* Rows of the case in a step of 17 (shuffled, each a sequence of its own) and one alone: the bits of `all`. */
+/* Rows of the case in a step of 17 (shuffled, each a sequence of its own) and one alone: as in `all`. */
 static void check_rows(struct ops_trio *t, const struct ops_kv_case *c, const struct attn_args *a,
-                       struct attn_partial all)
+                       const struct bounds *b, struct attn_partial all)
 {
     size_t d = c->kv.head_dim, h_n = (size_t)a->n_heads, n_q = (size_t)a->q_stride;
     int32_t n = c->step.n_rows < COMPANY ? c->step.n_rows : COMPANY, *pick = ops_shuffled(&t->rng, c->step.n_rows);
     float *q = ops_floats((size_t)n * n_q);
     for (int pass = 0; pass < 2; pass++, n = 1) {
         struct step st = ops_step_of_rows(c, pick, n);
-        struct attn_args b = *a;
-        b.step = &st;
-        b.q = q;
+        struct attn_args with = *a;
+        with.step = &st;
+        with.q = q;
         for (int32_t i = 0; i < n; i++)
             memcpy(q + (size_t)i * n_q, a->q + (size_t)pick[i] * n_q, n_q * sizeof *q);
-        struct attn_partial got = attend(pass ? &t->one : &t->three, c, &b);
+        struct attn_partial got = attend(pass ? &t->one : &t->three, c, &with);
         for (int32_t i = 0; i < n; i++) {
-            if (is_long(t, c, pick[i]))
-                continue;
-            ops_expect_bits("o in other company", got.o + i * h_n * d, all.o + pick[i] * h_n * d, h_n * d);
-            ops_expect_bits("lse in other company", got.lse_ln + i * h_n, all.lse_ln + pick[i] * h_n, h_n);
+            size_t at = (size_t)pick[i] * h_n;
+            expect_same("o in other company", b, got.o + i * h_n * d, all.o + at * d, b->o + at * d, h_n * d);
+            expect_same("lse in other company", b, got.lse_ln + i * h_n, all.lse_ln + at, b->lse + at, h_n);
         }
         free_partial(got);
         free((void *)(uintptr_t)st.ids);
@@ -150,15 +181,17 @@ static void check_case(struct ops_trio *t, const struct ops_kv_case *c, const st
 {
     size_t heads = (size_t)a->step->n_rows * a->n_heads, all = heads * c->kv.head_dim;
     struct attn_partial want = attend(&t->ref, c, a), got = attend(&t->one, c, a), again = attend(&t->three, c, a);
-    compare(t, c, a, got, want);
+    struct bounds b = bounds_of(t, c, a);
+    compare(c, a, &b, got, want);
     check_input(t, c, a, got.o);
     ops_expect_bits("o with three threads", again.o, got.o, all);
     ops_expect_bits("lse with three threads", again.lse_ln, got.lse_ln, heads);
-    check_rows(t, c, a, got);
+    check_rows(t, c, a, &b, got);
     struct attn_args no_lse = *a;
     no_lse.out = (struct attn_partial){again.o, NULL};
     ops_attention(&t->one, &no_lse, c->pool_bytes);
     ops_expect_bits("o without lse", again.o, got.o, all);
+    bounds_free(&b);
     free_partial(want), free_partial(got), free_partial(again);
 }
 
@@ -202,6 +235,44 @@ static void check_long(struct ops_trio *t)
 START_TEST(test_attention_over_thousands_of_keys)
 {
     ops_on_each("attention_over_thousands_of_keys", 2, check_long);
+}
+END_TEST
+
+/* Shapes of decode on the tensor cores: 1 to 8 rows over more keys. */
+static void check_decode(struct ops_trio *t)
+{
+    static const int32_t dims[] = {64, 128, 256}, blocks[] = {16, 32, 64, 128};
+    struct ops_kv_dims d = {.head_dim = ops_pick(&t->rng, dims, 3),
+                            .n_kv_heads = ops_int(&t->rng, 1, 3),
+                            .group = ops_int(&t->rng, 1, 16),
+                            .block_tokens = ops_pick(&t->rng, blocks, 4),
+                            .format = t->round % 2 ? KV_FORMAT_KV8 : KV_FORMAT_KV16,
+                            .n_seqs = ops_int(&t->rng, 1, 5),
+                            .max_new = t->round % 3 ? 1 : ops_int(&t->rng, 1, 8)};
+    d.max_past = 24000000 / (d.head_dim * d.n_kv_heads * d.group * d.n_seqs * (d.max_new + 1));
+    d.max_past = d.max_past < 2000 ? d.max_past : 2000;
+    struct ops_kv_case c;
+    struct attn_args a;
+    ops_kv_case_make(&c, &t->rng, &d, 1);
+    float *sink = ops_gauss_array(&t->rng, (size_t)c.n_heads, 2);
+    ops_attn_random(&a, &t->rng, &c, sink);
+    if (ops_int(&t->rng, 0, 1)) {
+        a.key_begin = 0;
+        a.key_end = INT32_MAX;
+    }
+    note_case("decode", t, &c, &a);
+    check_case(t, &c, &a);
+    free(sink);
+    ops_kv_case_free(&c);
+}
+
+START_TEST(test_decode_over_many_keys)
+{
+#ifdef OPS_CUDA
+    ops_on_each("decode_over_many_keys", 40, check_decode);
+#else
+    ops_on_each("decode_over_many_keys", 3, check_decode);
+#endif
 }
 END_TEST
 
@@ -252,15 +323,20 @@ static void check_split(struct ops_trio *t)
     note_case("split attention", t, &c, &a);
     struct attn_partial whole = attend(&t->one, &c, &a), sum = attend_in_parts(t, &c, &a);
     size_t d = c.kv.head_dim, heads = (size_t)a.step->n_rows * a.n_heads;
+    struct bounds b = bounds_of(t, &c, &a);
     double *o = ops_doubles(whole.o, heads * d);
     size_t row = (size_t)a.n_heads * d;
-    double h = rounding(t, &c);
-    for (size_t i = 0; i < heads * d; i += row)
-        ops_expect_near("o of the parts", sum.o + i, o + i, row, 1e-6 + 2 * h);
+    for (size_t i = 0; i < heads * d && b.bits; i += row)
+        ops_expect_near("o of the parts", sum.o + i, o + i, row, 1e-6);
+    for (size_t i = 0; i < heads * d && !b.bits; i++)
+        b.o[i] *= 2;
+    if (!b.bits)
+        ops_expect_within("o of the parts", sum.o, o, b.o, heads * d);
     for (size_t i = 0; i < heads; i++) {
-        double lse = whole.lse_ln[i], tol = h > 0 ? 1e-5 : 2e-6;
+        double lse = whole.lse_ln[i], tol = 2e-6 + (b.bits ? 0 : 2 * b.lse[i]);
         ops_expect_within("lse of the parts", &sum.lse_ln[i], &lse, &tol, 1);
     }
+    bounds_free(&b);
     free(o), free(sink), free_partial(whole), free_partial(sum);
     ops_kv_case_free(&c);
 }
@@ -332,5 +408,5 @@ START_TEST(test_merge_is_near_the_truth_and_leaves_a_side_without_keys_alone)
 END_TEST
 
 UNIT_MAIN("attention", test_attention_is_near_the_truth_and_row_by_row, test_attention_over_thousands_of_keys,
-          test_any_split_of_the_keys_merges_to_the_whole,
+          test_decode_over_many_keys, test_any_split_of_the_keys_merges_to_the_whole,
           test_merge_is_near_the_truth_and_leaves_a_side_without_keys_alone)

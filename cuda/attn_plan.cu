@@ -1,0 +1,124 @@
+/* attn_plan - cut the keys of all sequences of a step into equal runs, on the card.
+ *
+ * One CTA; a few microseconds, once a step and kind of layer (window and key range). Nothing of it depends on what the
+ * host knows of positions, so it can be captured and replayed for any lengths.
+ */
+#include "cuda/decode_plan.cuh"
+
+#include <assert.h>
+#include <string.h>
+
+#define THREADS 512
+
+/* Sequence s, as if it began at unit 0. */
+static __device__ struct decode_seq look(const struct step_dev &at, const struct decode_terms &t, int32_t s)
+{
+    struct decode_seq q = {};
+    q.row0 = at.seq_row[s];
+    q.n_rows = at.seq_row[s + 1] - q.row0;
+    q.table_at = at.table_at[s];
+    if (q.n_rows < 1 || q.n_rows > ATTN_DECODE_ROWS)
+        return q;
+    int32_t last = at.pos[q.row0 + q.n_rows - 1];
+    if (last < 0) /* a row that only fills up */
+        return q;
+    q.begin = t.window ? max(t.key_begin, at.pos[q.row0] - t.window + 1) : t.key_begin;
+    q.end = t.key_end <= last ? t.key_end : last + 1;
+    q.chunks = (q.n_rows * t.group + t.chunk - 1) / t.chunk;
+    /* one unit without keys writes the result where no key is seen */
+    q.n_tiles = q.end > q.begin ? (q.end - 1) / DECODE_UNIT - q.begin / DECODE_UNIT + 1 : 1;
+    return q;
+}
+
+/* Sum of x over the threads before this one; *all: over all threads. */
+static __device__ int32_t sum_before(int32_t x, int32_t *all)
+{
+    __shared__ int32_t warp[THREADS / 32];
+    const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
+    int32_t sum = x, before = 0;
+    for (int k = 1; k < 32; k *= 2) {
+        int32_t left = __shfl_up_sync(~0u, sum, k);
+        sum += lane >= k ? left : 0;
+    }
+    __syncthreads(); /* the sums of the call before have been read */
+    if (lane == 31)
+        warp[w] = sum;
+    __syncthreads();
+    *all = 0;
+    for (int i = 0; i < THREADS / 32; i++) {
+        before += i < w ? warp[i] : 0;
+        *all += warp[i];
+    }
+    return before + sum - x;
+}
+
+/* The last sequence that begins at or before unit u: those without units begin where the next does. */
+static __device__ int32_t find(const struct decode_seq *seq, int32_t n, int32_t u)
+{
+    int32_t lo = 0, hi = n - 1;
+    while (lo < hi) {
+        int32_t mid = (lo + hi + 1) / 2;
+        if (seq[mid].first <= u)
+            lo = mid;
+        else
+            hi = mid - 1;
+    }
+    return lo;
+}
+
+/* Grid: 1; THREADS threads. A thread owns every THREADS-th sequence, then every THREADS-th run. */
+static __global__ void __launch_bounds__(THREADS) plan_kernel(const struct step_dev at, const struct decode_terms t,
+                                                              struct decode_seq *seq, struct decode_start *start)
+{
+    int32_t total = 0;
+    for (int32_t s0 = 0; s0 < at.n_seqs; s0 += THREADS) {
+        int32_t s = s0 + threadIdx.x, units = 0, all;
+        struct decode_seq q = {};
+        if (s < at.n_seqs) {
+            q = look(at, t, s);
+            units = q.n_tiles * q.chunks * t.n_kv_heads;
+        }
+        q.first = total + sum_before(units, &all);
+        if (s < at.n_seqs)
+            seq[s] = q;
+        total += all;
+    }
+    __syncthreads();
+    int32_t run = max(1, (total + t.grid - 1) / t.grid);
+    for (int32_t i = threadIdx.x; i < t.grid; i += THREADS) {
+        struct decode_start st = {};
+        int64_t u = (int64_t)i * run;
+        st.run = run;
+        if (u < total) {
+            st.s = find(seq, at.n_seqs, (int32_t)u);
+            st.seq = seq[st.s];
+            st.skip = (int32_t)u - st.seq.first;
+            st.n = min(run, total - (int32_t)u);
+        }
+        start[i] = st;
+    }
+}
+
+struct decode_plan attn_plan(struct cuda *c, uint64_t number, const struct step_dev *at, const struct decode_terms *t)
+{
+    struct attn *m = c->attn;
+    assert(at->n_seqs <= m->max_rows && t->grid <= m->max_grid);
+    if (m->number != number)
+        m->n_plans = m->turn = 0;
+    int32_t i = 0;
+    while (i < m->n_plans && memcmp(&m->terms[i], t, sizeof *t) != 0)
+        i++;
+    bool there = i < m->n_plans;
+    if (i == ATTN_PLANS) /* the oldest goes: what is queued with it comes before its successor in the stream */
+        i = m->turn++ % ATTN_PLANS;
+    struct decode_seq *seq = m->seq + (size_t)i * m->max_rows;
+    struct decode_start *start = m->start + (size_t)i * m->max_grid;
+    if (there)
+        return {seq, start};
+    plan_kernel<<<1, THREADS, 0, c->stream>>>(*at, *t, seq, start);
+    LAUNCHED();
+    m->number = number;
+    m->terms[i] = *t;
+    m->n_plans = m->n_plans > i ? m->n_plans : i + 1;
+    return {seq, start};
+}

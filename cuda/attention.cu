@@ -247,6 +247,8 @@ static __device__ void write_vectors(const struct plain_args &a, const struct ve
         for (int e = 0; e < sh::per; e++)
             if (k0 + e * THREADS < d)
                 put_result(a, at, k0 + e * THREADS, all.sum == 0.0f ? 0.0f : __fdiv_rn(o[i][e], all.sum));
+        if (a.out_input && at % a.n_heads == (size_t)a.n_heads - 1 && k0 < a.input_stride - a.n_heads * d)
+            put_result(a, at, d + k0, 0); /* the columns that fill up the row */
         if (a.out.lse_ln && k0 == 0)
             a.out.lse_ln[at] = all.sum == 0.0f ? -INFINITY : all.max + logf(all.sum);
     }

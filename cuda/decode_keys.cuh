@@ -44,7 +44,7 @@ template <int D, int NT, int BYTES> struct shape {
     static constexpr int row = BYTES * D;   /* bytes of a key */
     static constexpr int pieces = row / 16; /* of 16 bytes */
     static constexpr int tile = KEYS * row; /* bytes of K or V in a stage */
-    static constexpr int room = (NT == 1 ? 24 : 16) << (D == 256 && BYTES == 2 ? 11 : 10); /* for the ring of a warp */
+    static constexpr int room = (NT == 1 && BYTES == 2 ? 24 : 16) << (D == 256 && BYTES == 2 ? 11 : 10); /* of a warp */
     static constexpr int stages = room / (2 * tile);
     static constexpr int ring = 2 * tile * stages;
     static constexpr int od = D + 4; /* floats of a row of o: lanes 2 rows apart meet other banks */

@@ -151,14 +151,18 @@ int engine_kv_purge(const char *dir, struct str *report, struct err *e)
 {
     struct nvme_dir d;
     struct look l = {.dir = &d, .report = report};
+    /* the names of sessions are the front's (server/sessions_file.h) */
+    static const char *const others[] = {"hearth.secret", "hearth.sessions", "hearth.sessions.new"};
     char path[NVME_DIR_PATH + 256];
     int ret = nvme_dir_open(&d, dir, e);
     if (ret)
         return ret;
     ret = nvme_dir_visit(&d, purge_file, &l);
-    nvme_dir_file(&d, "hearth.secret", path);
-    if (!ret && (ret = wipe(path)) == -ENOENT)
-        ret = 0;
+    for (size_t i = 0; !ret && i < sizeof others / sizeof *others; i++) {
+        nvme_dir_file(&d, others[i], path);
+        if ((ret = wipe(path)) == -ENOENT)
+            ret = 0;
+    }
     nvme_dir_close(&d);
     return ret ? err_set(e, -ret, "%s: %s", dir, strerror(-ret)) : 0;
 }

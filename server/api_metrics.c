@@ -3,6 +3,7 @@
 #include "server/app.h"
 #include "server/metric.h"
 #include "server/route.h"
+#include "server/sessions_app.h"
 
 /* The rows of the four flows stand in one order for each number. */
 static void take_flow(const struct engine_flow *f, int n)
@@ -38,6 +39,15 @@ static void take_tiers(const struct engine_tiers *t)
     metric_set(METRIC_TIER_REFUSED, t->refused_bytes);
     metric_set(METRIC_TIER_BUDGET, t->budget_bytes);
     metric_set(METRIC_TIER_BUDGET_DAY, t->bytes_per_day);
+}
+
+static void take_sessions(struct app *a)
+{
+    const struct sessions_table *t = app_sessions_table(a);
+    for (int i = 0; i < SESSION_STATES; i++)
+        metric_set((enum metric_id)(METRIC_SESSIONS_IDLE + i), t->in_state[i]);
+    metric_set(METRIC_SESSIONS_DRAM, t->kept_blocks[1]);
+    metric_set(METRIC_SESSIONS_NVME, t->kept_blocks[2]);
 }
 
 static void take_engine(struct app *a)
@@ -92,6 +102,7 @@ static void handle_metrics(struct app *a, struct http_call *c)
 {
     struct str out = {0};
     take_engine(a);
+    take_sessions(a);
     metric_set(METRIC_HTTP_CONNECTIONS, http_open_connections(a->http));
     metric_set(METRIC_HTTP_CALLS, http_open_calls(a->http));
     metric_put(&out, a->conf->metrics.compat == CONFIG_METRICS_VLLM, a->card.id);

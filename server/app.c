@@ -10,6 +10,7 @@
 #include "server/notify.h"
 #include "server/reload.h"
 #include "server/route.h"
+#include "server/sessions_app.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -63,21 +64,26 @@ static void on_room(void *ctx, struct http_call *c)
         gen_room(http_user(c));
 }
 
-/* A client's path as one word of a log line. */
-static void put_path(const struct http_call *c, char out[128])
+/* A client's path as one word of a log line. Names of sessions may tell who talks about what: like prompts they are
+ * left out, unless asked for. */
+static void put_path(const struct app *a, const struct http_call *c, char out[128])
 {
+    static const char sessions[] = "/v1/sessions/";
+    const char *path = http_path(c);
     size_t i = 0;
-    for (const char *p = http_path(c); *p && i < 127; p++)
+    if (!a->conf->log.prompts && strncmp(path, sessions, strlen(sessions)) == 0)
+        path = "/v1/sessions/*";
+    for (const char *p = path; *p && i < 127; p++)
         out[i++] = *p > ' ' && *p <= '~' && *p != '"' && *p != '=' ? *p : '?';
     out[i] = 0;
 }
 
-static void access_line(const struct http_call *c, const struct gen *g, enum http_gone why)
+static void access_line(const struct app *a, const struct http_call *c, const struct gen *g, enum http_gone why)
 {
     static const char *const ends[] = {"done", "client", "timeout", "abort", "drain"};
     uint64_t now = sys.now_ns();
     char path[128];
-    put_path(c, path);
+    put_path(a, c, path);
     double ms = (double)(now - http_start_ns(c)) / 1e6;
     if (!g) {
         log_info("http access", "id=%s peer=%s method=%s path=%s status=%d end=%s bytes=%llu ms=%.1f",
@@ -118,9 +124,8 @@ static void count_answer(const struct http_call *c)
 static void on_gone(void *ctx, struct http_call *c, enum http_gone why)
 {
     struct gen *g = http_user(c);
-    (void)ctx;
     count_answer(c);
-    access_line(c, g, why);
+    access_line(ctx, c, g, why);
     if (g)
         gen_gone(g);
 }
@@ -260,8 +265,10 @@ static void watch_state(struct app *a)
         a->drain_ns = sys.now_ns();
         http_drain(a->http);
     }
-    if (st.state == ENGINE_READY && a->state == APP_LOADING)
+    if (st.state == ENGINE_READY && a->state == APP_LOADING) {
+        app_sessions_ready(a);
         warm_up(a);
+    }
 }
 
 static void on_engine(void *ctx)
@@ -270,7 +277,9 @@ static void on_engine(void *ctx)
     struct engine_event ev;
     while (engine_poll(a->engine, &ev)) {
         struct gen_part *part = idmap_get(&a->parts, ev.id);
-        if (part)
+        if (ev.type == ENGINE_SAYS)
+            app_sessions_say(a, &ev);
+        else if (part)
             gen_event(part, &ev);
         else if (ev.id == a->warm_id && ev.type == ENGINE_DONE && a->state == APP_WARMING) {
             a->state = APP_READY;
@@ -344,6 +353,7 @@ static void on_tick(void *ctx)
     }
     on_workers(a); /* a bell that could not be rung costs a tick */
     on_engine(a);
+    app_sessions_tick(a, now);
     feed_watchdog(a, now);
     /* an answer, if only an error, is given time to leave */
     uint64_t patience = a->state == APP_DRAINING ? a->conf->drain.timeout * 1000000
@@ -380,7 +390,8 @@ int app_open(struct app *a, const struct config *conf, struct err *e)
     ec.kv_bytes = a->plan.kv_bytes;
     ec.ctx_tokens = a->plan.ctx_tokens;
     enum engine_mode mode = conf->engine.mode == CONFIG_ENGINE_THREAD ? ENGINE_MODE_THREAD : ENGINE_MODE_EXEC;
-    if ((ret = workers_open(&a->workers, (uint32_t)conf->text.workers, WORKERS_QUEUED, e)) ||
+    if ((ret = app_sessions_open(a, e)) ||
+        (ret = workers_open(&a->workers, (uint32_t)conf->text.workers, WORKERS_QUEUED, e)) ||
         (ret = engine_open(&a->engine, &ec, mode, NULL, e)) ||
         (ret = http_watch(a->http, engine_fd(a->engine), on_engine, a, e)) ||
         (ret = http_watch(a->http, workers_fd(a->workers), on_workers, a, e)) ||
@@ -407,6 +418,10 @@ void app_close(struct app *a)
     a->http = NULL;
     workers_close(a->workers);
     assert(a->n_gens == 0);
+    app_sessions_close(a);
+    for (size_t i = 0; i < a->questions.cap; i++) /* that the engine has not answered */
+        free(a->questions.slots[i].value);
+    idmap_fini(&a->questions);
     engine_close(a->engine);
     idmap_fini(&a->parts);
     chat_close(a->chat);

@@ -17,6 +17,7 @@
 #include "server/workers.h"
 
 struct gen;
+struct app_sessions;
 
 struct model_card {           /* what clients call the model */
     const char *id;           /* first alias, or made from the file name */
@@ -54,8 +55,10 @@ struct app {
     enum app_state state;
     uint64_t warm_id; /* the warm-up request */
     uint64_t started_ns, drain_ns;
-    struct idmap parts; /* engine request id -> struct gen_part */
-    struct gen *gens;   /* all in flight */
+    struct app_sessions *sessions; /* sessions_app.h */
+    struct idmap questions;        /* of calls about sessions, by the engine's id: api_sessions.c */
+    struct idmap parts;            /* engine request id -> struct gen_part */
+    struct gen *gens;              /* all in flight */
     uint32_t n_gens;
     struct config_list urls;  /* where it listens, for people */
     char *own_name;           /* of the model, when no alias is given */

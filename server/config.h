@@ -89,6 +89,11 @@ struct config {
         double temperature, top_p, min_p, repetition_penalty;
         int64_t top_k, max_tokens;
     } sampling;
+    struct {
+        int64_t max;
+        uint64_t ttl;                    /* ms */
+        uint64_t dram_bytes, nvme_bytes; /* 0 = auto */
+    } sessions;
     int64_t seed; /* -1 = a fresh one for each request that gives none */
     struct {
         int64_t workers;

@@ -4,6 +4,7 @@
 #include "engine/base/sys.h"
 #include "engine/base/vec.h"
 #include "server/metric.h"
+#include "server/sessions_app.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -36,6 +37,7 @@ void gen_free(struct gen *g)
     }
     for (uint32_t i = 0; i < g->n_choices; i++)
         choice_fini(&g->choices[i]);
+    app_session_end(g->app, g->session);
     if (g->prev)
         g->prev->next = g->next;
     else
@@ -226,6 +228,7 @@ static int submit_part(struct gen *g, struct gen_part *part, struct engine_reque
     r->prompt = part->prompt.ids;
     r->n_prompt = part->prompt.n;
     r->max_tokens = max_tokens(g, part);
+    r->in_session = g->session && part->index == 0; /* of several prompts the first is the conversation */
     int ret = engine_submit(g->app->engine, r, &part->engine_id, e);
     if (ret)
         return ret;
@@ -253,6 +256,7 @@ static void submit(struct gen *g)
         .n_bias = g->p.n_bias,
         .progress = g->p.stream && g->p.return_progress,
         .no_cache = !g->p.cache_prompt,
+        .in_memory = g->p.retention == SESSION_IN_MEMORY,
     };
     memcpy(r.salt, g->tenant.salt, sizeof r.salt);
     g->n_choices = g->n_open = g->n_parts * (uint32_t)g->p.n;
@@ -286,8 +290,10 @@ static void worked(struct worker_job *j)
         return;
     }
     if (!g->error.status && app_check_key(g->app, g->call, &g->error) == 0 && /* it may have been taken away since */
-        app_check_ready(g->app, &g->error) == 0) {
+        app_check_ready(g->app, &g->error) == 0 && app_session_name(&g->p, g->call, &g->session_name, &g->error) == 0) {
         g->tenant = app_tenant(g->app, g->call, g->p.cache_salt, g->p.cache_salt ? strlen(g->p.cache_salt) : 0);
+        if (g->session_name)
+            g->session = app_session_begin(g->app, g->call, &g->p, g->session_name, g->tenant.salt);
         gen_log_prompts(g);
         submit(g);
         return;

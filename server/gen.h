@@ -69,6 +69,8 @@ struct gen {
     struct gen_params p;
     struct api_error error;
     struct tenant tenant;
+    const char *session_name; /* NULL = none */
+    uint64_t session;         /* its id; 0 = none */
     struct gen_part *parts;
     uint32_t n_parts, n_live;
     struct gen_choice *choices; /* [n_parts][n] */

@@ -9,6 +9,7 @@
 #include "engine/base/sys.h"
 #include "engine/base/vec.h"
 #include "server/metric.h"
+#include "server/sessions_app.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -381,6 +382,9 @@ void gen_event(struct gen_part *part, const struct engine_event *ev)
                    : ev->finish == ENGINE_FINISH_LENGTH          ? METRIC_FINISH_LENGTH
                                                                  : METRIC_FINISH_CANCELLED,
                    1);
+        break;
+    case ENGINE_LEAF:
+        app_session_leaf(g->app, g->session, &ev->leaf);
         break;
     case ENGINE_DONE:
         note_done(g, part, ev);

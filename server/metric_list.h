@@ -92,6 +92,15 @@ X(TIER_REFUSED, COUNTER, ONE, "hearth_tier_write_refused_bytes_total", "", "", "
 X(TIER_BUDGET, GAUGE, ONE, "hearth_tier_write_budget_bytes", "", "", "", "Bytes that may be written to NVMe now.")
 X(TIER_BUDGET_DAY, GAUGE, ONE, "hearth_tier_write_bytes_per_day", "", "", "", "Write budget of a day; 0: no bound.")
 
+/* Sessions */
+X(SESSIONS_IDLE, GAUGE, ONE, "hearth_sessions", "state=\"idle\"", "", "", "Named conversations, by state.")
+X(SESSIONS_ACTIVE, GAUGE, ONE, "hearth_sessions", "state=\"active\"", "", "", "")
+X(SESSIONS_SUSPENDING, GAUGE, ONE, "hearth_sessions", "state=\"suspending\"", "", "", "")
+X(SESSIONS_SUSPENDED, GAUGE, ONE, "hearth_sessions", "state=\"suspended\"", "", "", "")
+X(SESSIONS_DRAM, GAUGE, ONE, "hearth_session_kept_blocks", "tier=\"dram\"", "", "",
+  "Blocks that are kept for sessions before others.")
+X(SESSIONS_NVME, GAUGE, ONE, "hearth_session_kept_blocks", "tier=\"nvme\"", "", "", "")
+
 /* Tokens and steps */
 X(PROMPT_TOKENS, COUNTER, ONE, "hearth_prompt_tokens_total", "", "vllm:prompt_tokens_total", "",
   "Prompt tokens of admitted requests.")

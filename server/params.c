@@ -1,6 +1,8 @@
 /* params - see params.h. */
 #include "server/params.h"
 
+#include "server/sessions.h"
+
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -49,6 +51,8 @@ static const struct field fields[] = {
     {"cache_prompt", K_BOOL, AT(cache_prompt), 0, 0, BOTH},
     {"cache_salt", K_TEXT, AT(cache_salt), 0, 128, BOTH},
     {"service_tier", K_TEXT, AT(service_tier), 0, 32, BOTH},
+    {"session_id", K_TEXT, AT(session_id), 0, SESSION_NAME_MAX, BOTH},
+    {"prompt_cache_key", K_TEXT, AT(prompt_cache_key), 0, SESSION_NAME_MAX, BOTH},
 };
 
 /* Read elsewhere in this file, or accepted because SDKs send them and nothing changes by them. */
@@ -65,8 +69,8 @@ static const char *const others[] = {"stop",
                                      "verbosity",
                                      "reasoning_effort",
                                      "safety_identifier",
-                                     "prompt_cache_key",
                                      "prompt_cache_retention",
+                                     "conversation",
                                      "prediction",
                                      NULL};
 
@@ -290,6 +294,33 @@ static int read_stream_options(struct gen_params *p, const struct json_val *v, s
     return 0;
 }
 
+/* A name, or an object with it as `id`. */
+static int read_conversation(struct gen_params *p, const struct json_val *v, struct arena *mem, struct api_error *e)
+{
+    static const struct field name = {"conversation", K_TEXT, AT(conversation), 0, SESSION_NAME_MAX, BOTH};
+    static const struct field id = {"conversation.id", K_TEXT, AT(conversation), 0, SESSION_NAME_MAX, BOTH};
+    bool object = json_typeof(v) == JSON_OBJECT;
+    const struct json_val *text = object ? json_get(v, "id") : v;
+    if (object && !text)
+        return api_fail(e, 400, "missing_required_parameter", id.name, "conversation: an object needs a string \"id\"");
+    return read_field(p, object ? &id : &name, text, mem, e);
+}
+
+/* OpenAI's documentation and its library write the first one differently. */
+static int read_retention(struct gen_params *p, const struct json_val *v, struct api_error *e)
+{
+    size_t n;
+    const char *text = json_text(v, &n);
+    if (text && (strcmp(text, "in_memory") == 0 || strcmp(text, "in-memory") == 0))
+        p->retention = SESSION_IN_MEMORY;
+    else if (text && strcmp(text, "24h") == 0)
+        p->retention = SESSION_24H;
+    else
+        return api_fail(e, 400, text ? "invalid_value" : "invalid_type", "prompt_cache_retention",
+                        "prompt_cache_retention: must be \"in_memory\" or \"24h\"");
+    return 0;
+}
+
 static int check_response_format(const struct json_val *v, struct api_error *e)
 {
     size_t n;
@@ -348,6 +379,10 @@ static int read_shaped(struct gen_params *p, const struct json_val *root, int32_
     if ((v = json_get(root, "logit_bias")) && json_typeof(v) != JSON_NULL && read_bias(p, v, vocab, mem, e))
         return -1;
     if ((v = json_get(root, "stream_options")) && json_typeof(v) != JSON_NULL && read_stream_options(p, v, e))
+        return -1;
+    if ((v = json_get(root, "conversation")) && json_typeof(v) != JSON_NULL && read_conversation(p, v, mem, e))
+        return -1;
+    if ((v = json_get(root, "prompt_cache_retention")) && json_typeof(v) != JSON_NULL && read_retention(p, v, e))
         return -1;
     if ((v = json_get(root, "response_format")) && json_typeof(v) != JSON_NULL && check_response_format(v, e))
         return -1;

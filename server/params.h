@@ -31,6 +31,8 @@ struct gen_params {
     struct engine_bias *bias;
     uint32_t n_bias;
     const char *model, *cache_salt, *service_tier; /* NULL = absent */
+    const char *session_id, *conversation, *prompt_cache_key;
+    uint8_t retention; /* enum session_retention */
     size_t cache_salt_len;
     struct str ignored; /* names of unknown fields, comma-separated */
 };

@@ -52,9 +52,14 @@ $(B)/libhearth.a: $(OBJ) $(B)/gen/objects.stamp
 	@rm -f $@
 	$(call say,AR    )ar rcs $@ $(OBJ)
 
-# Kernels for one ISA each; the right one is chosen at run time.
-$(B)/engine/compute/cpu_%_avx2.o: ISA := -mavx2 -mfma -mf16c -O3
-$(B)/engine/compute/cpu_%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -O3
+# Kernels for one ISA each; the right one is chosen at run time. They unroll: sanitizers make minutes of that at -O3, and
+# no fuzzer reaches them.
+KERNELS_O := $(if $(SAN),-O1,-O3)
+$(B)/engine/compute/cpu_%_avx2.o: ISA := -mavx2 -mfma -mf16c $(KERNELS_O)
+$(B)/engine/compute/cpu_%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni $(KERNELS_O)
+ifneq ($(findstring fuzzer,$(SAN)),)
+  $(B)/engine/compute/cpu_%_avx2.o $(B)/engine/compute/cpu_%_avx512.o: private SANFLAGS :=
+endif
 
 $(B)/%.o: %.c $(B)/gen/flags.stamp
 	@mkdir -p $(@D)

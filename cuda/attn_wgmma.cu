@@ -19,18 +19,15 @@
  * V rows that nobody has written may hold NaN, and 0 times NaN is NaN: the piece with the sequence's end is cleared
  * behind it in shared memory, and boxes that nobody sees are not read at all.
  */
-#include "cuda/prefill.cuh"
+#include "cuda/prefill_rows.cuh"
 #include "cuda/tma.cuh"
 #include "cuda/wgmma.cuh"
-
-#define LOG2_E 1.4426950408889634f
-#define LN_2   0.6931471805599453f
 
 /* Named barriers. TURN + w: warpgroup w may issue; OWN + w: it has its q. */
 enum { LOADERS = 1, TURN = 2, OWN = 5 };
 
-/* keys: of a piece. stages: pieces in the ring. q_slots: 2, q of the next tile comes while this one is computed, or 1,
- * the warpgroups fetch it themselves. give, take: registers of a thread of the feeding and of the computing warpgroups.
+/* keys: of a piece. stages: pieces in the ring. q_slots: 2, q of the next tile comes while this one is computed, or 1.
+ * give, take: registers of a thread of the feeding and of the computing warpgroups.
  */
 template <int d_, int keys_, int wgs_, int stages_, int q_slots_, int give_, int take_> struct prefill_shape {
     static constexpr int d = d_, keys = keys_, wgs = wgs_, stages = stages_, q_slots = q_slots_, give = give_,
@@ -41,29 +38,6 @@ template <int d_, int keys_, int wgs_, int stages_, int q_slots_, int give_, int
 using shape_64 = prefill_shape<64, 128, 3, 3, 2, 32, 160>;
 using shape_128 = prefill_shape<128, 128, 2, 2, 2, 40, 232>;
 using shape_256 = prefill_shape<256, 64, 2, 2, 1, 40, 232>;
-
-struct prefill_args {
-    CUtensorMap map;
-    struct prefill_out out;
-    const float *q, *sink;
-    int64_t q_stride;
-    const int32_t *pos, *seq_row, *table, *table_at;
-    struct prefill_work work;
-    uint32_t block_tokens;
-    int32_t head_dim, n_kv_heads, group, heads_at_once; /* heads_at_once: 1 or n_kv_heads */
-    int32_t window, key_begin, key_end;
-    float scale; /* with log2(e) */
-};
-
-/* What is known of a tile before it is computed. v0 < 0: there are no more. */
-struct prefill_now {
-    const int32_t *table;
-    int32_t row0, n_vec, v0, g;
-    int32_t begin, end;            /* keys that some row sees, */
-    int32_t first, last;           /* pieces with such keys, */
-    int32_t full_first, full_last; /* and those between which no row needs a mask */
-    int32_t written;               /* keys of the sequence */
-};
 
 template <class S> struct prefill_shared {
     __nv_bfloat16 q[S::q_slots][S::wgs][S::chunks][64][TMA_COLS];
@@ -77,60 +51,22 @@ template <class S> struct prefill_shared {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
-static __device__ inline float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-/* lo in the lower half. */
-static __device__ inline uint32_t pack_bf16(float lo, float hi)
-{
-    uint32_t y;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(hi), "f"(lo));
-    return y;
-}
-
-/* The keys [*begin, *end) that a row sees. */
-static __device__ inline void row_range(const struct prefill_args &a, int32_t row, int32_t *begin, int32_t *end)
-{
-    int32_t pos = a.pos[row];
-    *begin = a.key_begin;
-    *end = a.key_end <= pos ? a.key_end : pos + 1;
-    if (a.window && *begin < pos - a.window + 1)
-        *begin = pos - a.window + 1;
-}
-
 /* -- feeding ----------------------------------------------------------------------------------------------------- */
 
 /* The next tile, from the counter that all CTAs share. The last CTA to find none leaves zeros. */
 template <class S> static __device__ void tile_take(const struct prefill_args &a, struct prefill_now *t)
 {
     const int32_t all = a.work.n * a.n_kv_heads, at = atomicAdd(&a.work.next[0], 1);
-    if (at >= all) {
-        t->v0 = -1;
-        __threadfence();
-        if (atomicAdd(&a.work.next[1], 1) == (int32_t)gridDim.x - 1)
-            a.work.next[0] = a.work.next[1] = 0;
+    if (at < all) {
+        const int32_t of_heads = a.work.n * a.heads_at_once, in = at % of_heads;
+        const struct prefill_item it = a.work.item[in / a.heads_at_once];
+        tile_begin<S>(a, it, at / of_heads * a.heads_at_once + in % a.heads_at_once, t);
         return;
     }
-    const int32_t of_heads = a.work.n * a.heads_at_once, in = at % of_heads;
-    const struct prefill_item it = a.work.item[in / a.heads_at_once];
-    const int32_t row1 = a.seq_row[it.seq + 1];
-    t->table = a.table + a.table_at[it.seq];
-    t->row0 = a.seq_row[it.seq];
-    t->n_vec = (row1 - t->row0) * a.group;
-    t->v0 = it.v0;
-    t->g = at / of_heads * a.heads_at_once + in % a.heads_at_once;
-    t->written = a.pos[row1 - 1] + 1;
-    int32_t end_of_first, begin_of_last;
-    row_range(a, t->row0 + it.v0 / a.group, &t->begin, &end_of_first);
-    row_range(a, t->row0 + (min(it.v0 + S::vectors, t->n_vec) - 1) / a.group, &begin_of_last, &t->end);
-    t->first = t->begin / S::keys;
-    t->last = t->begin < t->end ? (t->end + S::keys - 1) / S::keys : t->first;
-    t->full_first = (begin_of_last + S::keys - 1) / S::keys;
-    t->full_last = end_of_first / S::keys;
+    t->v0 = -1;
+    __threadfence();
+    if (atomicAdd(&a.work.next[1], 1) == (int32_t)gridDim.x - 1)
+        a.work.next[0] = a.work.next[1] = 0;
 }
 
 /* q of n vectors, from vector v0 of the tile's sequence, into shared memory, by `warps` warps. A lane owns 8 elements
@@ -143,20 +79,17 @@ static __device__ void load_q(const struct prefill_args &a, const struct prefill
     const int lane = threadIdx.x % 32, d0 = lane % lanes * 8;
 #pragma unroll(at_once)
     for (int i = warp * side + lane / lanes; i < n; i += warps * side) {
-        const int32_t v = v0 + i;
-        float4 x[2] = {};
-        if (v < t.n_vec && d0 < a.head_dim) {
-            const float4 *from = (const float4 *)(a.q + (t.row0 + v / a.group) * a.q_stride +
-                                                  (size_t)(t.g * a.group + v % a.group) * a.head_dim + d0);
-            x[0] = from[0];
-            x[1] = from[1];
-        }
-        uint4 y = {pack_bf16(x[0].x * a.scale, x[0].y * a.scale), pack_bf16(x[0].z * a.scale, x[0].w * a.scale),
-                   pack_bf16(x[1].x * a.scale, x[1].y * a.scale), pack_bf16(x[1].z * a.scale, x[1].w * a.scale)};
         const int wg = i / 64, row = i % 64, chunk = d0 / TMA_COLS, piece = d0 % TMA_COLS / 8;
-        *(uint4 *)(q + (((wg * S::chunks + chunk) * 64 + row) * 8 + (piece ^ (row & 7))) * 16) = y;
+        char *to = q + (((wg * S::chunks + chunk) * 64 + row) * 8 + (piece ^ (row & 7))) * 16;
+        *(uint4 *)to = q_piece(a, t, v0 + i, d0);
     }
     fence_async();
+}
+
+/* Do the computing warpgroups fetch q of a CTA's tile n themselves? All of them together have more loads under way. */
+template <class S> static __device__ inline bool own_q(uint32_t n)
+{
+    return n == 0 || S::q_slots == 1;
 }
 
 /* Warps 1-3: number and q of the next tile. */
@@ -172,7 +105,7 @@ template <class S> static __device__ void feed_q(const struct prefill_args &a, s
         named_sync(LOADERS, 96);
         const struct prefill_now &t = s.tile[slot];
         const bool more = t.v0 >= 0;
-        if (more && S::q_slots == 2)
+        if (more && !own_q<S>(n))
             load_q<S, 3, 2>(a, t, t.v0, S::vectors, (char *)s.q[slot % S::q_slots], warp);
         __syncwarp();
         if (threadIdx.x % 32 == 0)
@@ -184,29 +117,29 @@ template <class S> static __device__ void feed_q(const struct prefill_args &a, s
 
 /* K (v = 0) or V (v = 1) of one piece: a lane a box. */
 template <class S>
-static __device__ void load_piece(const struct prefill_args &a, const struct prefill_now &t, int32_t piece, int v,
-                                  char *to, uint64_t *full)
+static __device__ void load_piece(const struct prefill_args &a, const CUtensorMap *map, const struct prefill_now &t,
+                                  int32_t piece, int v, char *to, uint64_t *full)
 {
-    const int32_t lane = threadIdx.x % 32, rows = tma_rows(a.block_tokens), chunk = lane % S::chunks;
+    const int32_t lane = threadIdx.x % 32, rows = tma_rows(a.kv.block_tokens), chunk = lane % S::chunks;
     const int32_t row = lane / S::chunks * rows, key = piece * S::keys + row;
     if (row >= S::keys)
         return;
     const bool seen = key < t.end && key + rows > t.begin;
-    const int32_t block = seen ? t.table[(uint32_t)key / a.block_tokens] : -1;
-    tma_load(to + (chunk * S::keys + row) * TMA_COLS * 2, &a.map, full, chunk * TMA_COLS,
-             (uint32_t)key % a.block_tokens, 2 * t.g + v, block);
+    const int32_t block = seen ? t.table[(uint32_t)key / a.kv.block_tokens] : -1;
+    tma_load(to + (chunk * S::keys + row) * TMA_COLS * 2, map, full, chunk * TMA_COLS,
+             (uint32_t)key % a.kv.block_tokens, 2 * t.g + v, block);
 }
 
 /* V of the piece in which the sequence ends: zeros behind its last key. */
 template <class S>
-static __device__ void load_tail(const struct prefill_args &a, const struct prefill_now &t, int32_t piece, char *to,
-                                 uint64_t *tail, uint32_t parity)
+static __device__ void load_tail(const struct prefill_args &a, const CUtensorMap *map, const struct prefill_now &t,
+                                 int32_t piece, char *to, uint64_t *tail, uint32_t parity)
 {
     const int32_t lane = threadIdx.x % 32, from = t.written - piece * S::keys;
     if (lane == 0)
         bar_expect(tail, S::keys * S::d * 2);
     __syncwarp();
-    load_piece<S>(a, t, piece, 1, to, tail);
+    load_piece<S>(a, map, t, piece, 1, to, tail);
     bar_wait(tail, parity);
     for (int32_t i = from * 8 + lane; i < S::keys * 8; i += 32)
         for (int chunk = 0; chunk < S::chunks; chunk++)
@@ -216,7 +149,8 @@ static __device__ void load_tail(const struct prefill_args &a, const struct pref
 }
 
 /* Warp 0. Order of the copies: as they are used. at: the piece's number since the start. */
-template <class S> static __device__ void feed_kv(const struct prefill_args &a, struct prefill_shared<S> &s)
+template <class S>
+static __device__ void feed_kv(const struct prefill_args &a, const CUtensorMap *map, struct prefill_shared<S> &s)
 {
     const int lane = threadIdx.x % 32;
     uint32_t k_at = 0, v_at = 0, tails = 0;
@@ -235,7 +169,7 @@ template <class S> static __device__ void feed_kv(const struct prefill_args &a, 
                 if (lane == 0)
                     bar_expect(&s.k_full[st], S::keys * S::d * 2);
                 __syncwarp();
-                load_piece<S>(a, t, piece - 1, 0, (char *)s.k[st], &s.k_full[st]);
+                load_piece<S>(a, map, t, piece - 1, 0, (char *)s.k[st], &s.k_full[st]);
                 k_at++;
             }
             if (piece < t.last) {
@@ -243,7 +177,7 @@ template <class S> static __device__ void feed_kv(const struct prefill_args &a, 
                 const bool tail = (piece + 1) * S::keys > t.written;
                 bar_wait(&s.v_free[st], (v_at / S::stages & 1) ^ 1);
                 if (tail)
-                    load_tail<S>(a, t, piece, (char *)s.v[st], &s.tail, tails++ & 1);
+                    load_tail<S>(a, map, t, piece, (char *)s.v[st], &s.tail, tails++ & 1);
                 if (lane == 0) {
                     if (tail)
                         bar_arrive(&s.v_full[st]);
@@ -252,7 +186,7 @@ template <class S> static __device__ void feed_kv(const struct prefill_args &a, 
                 }
                 __syncwarp();
                 if (!tail)
-                    load_piece<S>(a, t, piece, 1, (char *)s.v[st], &s.v_full[st]);
+                    load_piece<S>(a, map, t, piece, 1, (char *)s.v[st], &s.v_full[st]);
                 v_at++;
             }
         }
@@ -260,12 +194,6 @@ template <class S> static __device__ void feed_kv(const struct prefill_args &a, 
 }
 
 /* -- computing --------------------------------------------------------------------------------------------------- */
-
-/* The two rows of a thread: maximum and sum so far (the sum of its own columns), and the keys they see. */
-struct prefill_rows {
-    float max[2], sum[2], shrink[2];
-    int32_t begin[2], end[2];
-};
 
 template <class S> static __device__ inline void issue_scores(float (&s)[S::keys / 2], uint64_t q, uint64_t k)
 {
@@ -286,112 +214,6 @@ static __device__ inline void issue_values(float (&o)[S::d / 2], const uint32_t 
     for (int i = 0; i < S::keys / 16; i++)
         wgmma_ab(o, p + 4 * i, wgmma_at(v, i * 16 * 128), i > 0 ? 1 : sum);
     wgmma_commit();
-}
-
-template <class S>
-static __device__ inline void mask(float (&s)[S::keys / 2], const struct prefill_rows &r, int32_t key0)
-{
-    key0 += 2 * (threadIdx.x % 4);
-#pragma unroll
-    for (int i = 0; i < S::keys / 2; i++) {
-        const int32_t key = key0 + i / 4 * 8 + i % 2, h = i / 2 % 2;
-        s[i] = key >= r.begin[h] && key < r.end[h] ? s[i] : -INFINITY;
-    }
-}
-
-/* s becomes exp2(s - max); shrink: what earlier values are multiplied by. */
-template <class S> static __device__ inline void softmax(float (&s)[S::keys / 2], struct prefill_rows &r)
-{
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float max = r.max[h], other = -INFINITY;
-#pragma unroll
-        for (int i = 0; i < S::keys / 8; i++) {
-            max = fmaxf(max, s[4 * i + 2 * h]);
-            other = fmaxf(other, s[4 * i + 2 * h + 1]);
-        }
-        max = fmaxf(max, other);
-        max = fmaxf(max, __shfl_xor_sync(~0u, max, 1));
-        max = fmaxf(max, __shfl_xor_sync(~0u, max, 2));
-        const float base = max == -INFINITY ? 0.0f : max;
-        r.shrink[h] = exp2_fast(r.max[h] - base);
-        r.max[h] = max;
-        float sum = 0, odd = 0;
-#pragma unroll
-        for (int i = 0; i < S::keys / 8; i++) {
-            s[4 * i + 2 * h] = exp2_fast(s[4 * i + 2 * h] - base);
-            s[4 * i + 2 * h + 1] = exp2_fast(s[4 * i + 2 * h + 1] - base);
-            sum += s[4 * i + 2 * h];
-            odd += s[4 * i + 2 * h + 1];
-        }
-        r.sum[h] = r.sum[h] * r.shrink[h] + (sum + odd);
-    }
-}
-
-template <class S> static __device__ inline void round_p(uint32_t (&p)[S::keys / 4], const float (&s)[S::keys / 2])
-{
-#pragma unroll
-    for (int i = 0; i < S::keys / 4; i++)
-        p[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
-}
-
-template <class S> static __device__ inline void shrink(float (&o)[S::d / 2], const struct prefill_rows &r)
-{
-#pragma unroll
-    for (int i = 0; i < S::d / 2; i++)
-        o[i] *= r.shrink[i / 2 % 2];
-}
-
-static __device__ inline void put_pair(float *to, float x, float y)
-{
-    *(float2 *)to = {x, y};
-}
-static __device__ inline void put_pair(__nv_bfloat16 *to, float x, float y)
-{
-    *(uint32_t *)to = pack_bf16(x, y);
-}
-
-/* Rows of the tile to memory: row h of the thread is vector v[h]. */
-template <class S, class Out>
-static __device__ void write_rows(const struct prefill_args &a, float (&o)[S::d / 2], const struct prefill_rows &r,
-                                  int32_t row0, int32_t n_vec, int32_t v0, int32_t g)
-{
-    const int32_t lane = threadIdx.x % 32;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        const int32_t v = v0 + 8 * h;
-        float sum = r.sum[h];
-        sum += __shfl_xor_sync(~0u, sum, 1);
-        sum += __shfl_xor_sync(~0u, sum, 2);
-        if (v >= n_vec)
-            continue;
-        const float scale = sum == 0.0f ? 0.0f : 1.0f / sum;
-        const int32_t row = row0 + v / a.group, head = g * a.group + v % a.group;
-        Out *to = (Out *)a.out.o + row * a.out.stride + (size_t)head * a.head_dim + 2 * (lane % 4);
-#pragma unroll
-        for (int i = 0; i < S::d / 8; i++)
-            if (8 * i < a.head_dim)
-                put_pair(to + 8 * i, o[4 * i + 2 * h] * scale, o[4 * i + 2 * h + 1] * scale);
-        if (a.out.lse_ln && lane % 4 == 0)
-            a.out.lse_ln[(size_t)row * (size_t)(a.n_kv_heads * a.group) + head] = sum == 0.0f
-                                                                                      ? -INFINITY
-                                                                                      : (r.max[h] + log2f(sum)) * LN_2;
-    }
-}
-
-/* What a row begins with: its sink, in the part that has key 0. */
-template <class S>
-static __device__ inline void rows_begin(const struct prefill_args &a, struct prefill_rows *r, int32_t row0,
-                                         int32_t n_vec, int32_t v0, int32_t g)
-{
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        const int32_t v = min(v0 + 8 * h, n_vec - 1);
-        row_range(a, row0 + v / a.group, &r->begin[h], &r->end[h]);
-        const bool sink = a.sink && a.key_begin == 0;
-        r->max[h] = sink ? a.sink[g * a.group + v % a.group] * LOG2_E : -INFINITY;
-        r->sum[h] = threadIdx.x % 4 == 0 && r->max[h] != -INFINITY ? 1.0f : 0.0f;
-    }
 }
 
 static __device__ inline void release(uint64_t *bar)
@@ -419,18 +241,18 @@ static __device__ void compute(const struct prefill_args &a, struct prefill_shar
         const struct prefill_now &t = sh.tile[slot];
         if (t.v0 < 0)
             break;
-        if (S::q_slots == 1) {
+        if (own_q<S>(n)) {
             load_q<S, 4, 8>(a, t, t.v0 + wg * 64, 64, (char *)sh.q[0][wg], threadIdx.x % 128 / 32);
             named_sync(OWN + wg, 128);
         }
-        const int32_t row0 = t.row0, n_vec = t.n_vec, g = t.g, first = t.first, full_first = t.full_first,
-                      full_last = t.full_last, v0 = t.v0 + wg * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+        const int32_t i = wg * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+        const int32_t first = t.first, full_first = t.full_first, full_last = t.full_last;
         int32_t piece = t.last - 1;
         const uint64_t q = wgmma_at(q_desc, slot % S::q_slots * q_bytes);
         struct prefill_rows r;
         float o[S::d / 2], s[S::keys / 2];
         uint32_t p[S::keys / 4];
-        rows_begin<S>(a, &r, row0, n_vec, v0, g);
+        rows_begin(a, t, i, &r);
 #pragma unroll
         for (int i = 0; i < S::d / 2; i++)
             o[i] = 0;
@@ -467,17 +289,15 @@ static __device__ void compute(const struct prefill_args &a, struct prefill_shar
                 shrink<S>(o, r);
                 round_p<S>(p, s);
             }
-            release(&sh.q_free[slot]);
             bar_wait(&sh.v_full[at % S::stages], at / S::stages & 1);
             issue_values<S>(o, p, wgmma_at(v_desc, at % S::stages * piece_bytes), 1);
             wgmma_wait<0>();
             wgmma_keep(o);
             release(&sh.v_free[at % S::stages]);
             at++;
-        } else {
-            release(&sh.q_free[slot]);
         }
-        write_rows<S, Out>(a, o, r, row0, n_vec, v0, g);
+        write_rows<S, Out>(a, t, i, o, r);
+        release(&sh.q_free[slot]);
     }
 }
 
@@ -505,7 +325,8 @@ template <class S> static __device__ void bars_begin(struct prefill_shared<S> &s
 
 /* Grid: as many CTAs as the card has SMs; 128 threads feed, 128 S::wgs compute; shared: struct prefill_shared. */
 template <class S, class Out>
-static __global__ void __launch_bounds__(S::threads, 1) prefill_kernel(const __grid_constant__ struct prefill_args a)
+static __global__ void __launch_bounds__(S::threads, 1)
+    prefill_kernel(const __grid_constant__ CUtensorMap map, const __grid_constant__ struct prefill_args a)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(1024) char shared[];
@@ -516,7 +337,7 @@ static __global__ void __launch_bounds__(S::threads, 1) prefill_kernel(const __g
         regs_give<S::give>();
         const int warp = threadIdx.x / 32;
         if (warp == 0)
-            feed_kv<S>(a, s);
+            feed_kv<S>(a, &map, s);
         else
             feed_q<S>(a, s, warp - 1);
     } else {
@@ -550,45 +371,24 @@ int32_t wgmma_tile(const struct attn_args *a)
     return d <= 64 ? shape_64::vectors : d <= 128 ? shape_128::vectors : shape_256::vectors;
 }
 
-template <class S> static void launch(const struct prefill_args &a, int32_t n_sm, cudaStream_t stream)
+template <class S> static void launch(const CUtensorMap &map, const struct prefill_args &a, struct cuda *c)
 {
     const size_t bytes = sizeof(struct prefill_shared<S>);
     if (a.out.bf16)
-        prefill_kernel<S, __nv_bfloat16><<<(unsigned)n_sm, S::threads, bytes, stream>>>(a);
+        prefill_kernel<S, __nv_bfloat16><<<(unsigned)c->n_sm, S::threads, bytes, c->stream>>>(map, a);
     else
-        prefill_kernel<S, float><<<(unsigned)n_sm, S::threads, bytes, stream>>>(a);
+        prefill_kernel<S, float><<<(unsigned)c->n_sm, S::threads, bytes, c->stream>>>(map, a);
     LAUNCHED();
 }
 
-void wgmma_attention(const struct attn_args *a, const struct prefill_out *out, const struct step_dev *step,
-                     const struct prefill_work *work, int32_t n_sm, cudaStream_t stream)
+void wgmma_attention(struct cuda *c, const struct prefill_args *a)
 {
-    const int32_t g_n = (int32_t)a->kv->n_kv_heads;
-    struct prefill_args k = {};
-    tma_map_pool(&k.map, a->kv);
-    k.out = *out;
-    k.q = a->q;
-    k.sink = a->sink;
-    k.q_stride = a->q_stride;
-    k.pos = step->pos;
-    k.seq_row = step->seq_row;
-    k.table = step->table;
-    k.table_at = step->table_at;
-    k.work = *work;
-    k.block_tokens = a->kv->block_tokens;
-    k.head_dim = (int32_t)a->kv->head_dim;
-    k.n_kv_heads = g_n;
-    k.group = a->n_heads / g_n;
-    /* A head at a time keeps its K and V in L2; with few tiles a head the last would leave SMs idle. */
-    k.heads_at_once = work->n >= 3 * n_sm / 2 ? 1 : g_n;
-    k.window = a->window;
-    k.key_begin = a->key_begin;
-    k.key_end = a->key_end;
-    k.scale = a->scale * LOG2_E;
-    if (k.head_dim <= 64)
-        launch<shape_64>(k, n_sm, stream);
-    else if (k.head_dim <= 128)
-        launch<shape_128>(k, n_sm, stream);
+    CUtensorMap map;
+    tma_map_pool(&map, &a->kv);
+    if (a->head_dim <= 64)
+        launch<shape_64>(map, *a, c);
+    else if (a->head_dim <= 128)
+        launch<shape_128>(map, *a, c);
     else
-        launch<shape_256>(k, n_sm, stream);
+        launch<shape_256>(map, *a, c);
 }

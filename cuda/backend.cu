@@ -173,12 +173,13 @@ static int take_memory(struct cuda *c, const char *gpu, struct err *e)
     c->drawn_before = (int32_t *)cuda_alloc(c, (size_t)c->max_seqs * sizeof *c->drawn);
     c->inv_freq = (float *)cuda_alloc(c, sizeof c->inv_freq_host);
     c->prefill.next = (int32_t *)cuda_alloc(c, 2 * sizeof *c->prefill.next);
+    c->prefill.partials = (float *)cuda_alloc(c, PREFILL_PARTIALS);
     if (attention_open(c) && c->turn && c->drawn && c->drawn_before && c->inv_freq && c->prefill.next &&
-        gemm_open(c, gpu))
+        c->prefill.partials && gemm_open(c, gpu))
         return 0;
     CU(cudaMemGetInfo(&free_bytes, &all));
     return err_set(e, ENOMEM, "cuda: %zu MiB to work in are needed, of %zu MiB on the GPU %zu MiB are free",
-                   (turn + GEMM_WORKSPACE) >> 20, all >> 20, free_bytes >> 20);
+                   (turn + GEMM_WORKSPACE + PREFILL_PARTIALS) >> 20, all >> 20, free_bytes >> 20);
 }
 
 static int op_open(struct backend **out, const struct backend_opts *o, struct err *e)
@@ -206,6 +207,8 @@ static int op_open(struct backend **out, const struct backend_opts *o, struct er
     c->max_cols = o->max_cols;
     c->max_vocab = o->max_vocab;
     describe(c, &p);
+    if (o->isa && strcmp(o->isa, "sm_80") == 0)
+        c->major = 8;
     CU(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
     pass_open(&c->pass);
     stage_open(c, o->max_table);

@@ -72,12 +72,23 @@ struct turns { /* cosines and sines are those of a step */
     float factor;
 };
 
-/* Tiles of the step `number`: a list on the card for heads in groups of `group` (attn_prefill.cu). */
+#define PREFILL_PARTIALS (64u << 20) /* bytes for partial results: sequences that do not fit are not cut */
+
+/* What a list of tiles depends on. */
+struct prefill_terms {
+    uint64_t number; /* of the step */
+    int32_t group, n_kv_heads, head_dim, tile;
+    int32_t window, key_begin, key_end;
+};
+
+/* Tiles of prefill rows (attn_prefill.cu). */
 struct prefill {
-    struct stage_slot items;
-    int32_t *next; /* [2] on the card */
-    uint64_t number;
-    int32_t group, tile, n;
+    struct stage_slot items; /* the list, */
+    struct prefill_terms terms;
+    int32_t n;
+    bool cut;        /* some tile's keys are cut into parts */
+    int32_t *next;   /* [2] on the card */
+    float *partials; /* PREFILL_PARTIALS on the card */
 };
 
 struct cuda {

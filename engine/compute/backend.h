@@ -98,7 +98,8 @@ struct rope_args {
 
 struct backend_opts {
     int32_t threads;   /* 0 = sys_cpu_count() */
-    const char *isa;   /* cpu: "auto", "avx2", "avx512"; NULL = auto. Not there = open fails and says what is */
+    const char *isa;   /* cpu: "auto", "avx2", "avx512"; NULL = auto. Not there = open fails and says what is.
+                        * cuda: "sm_80" keeps to kernels of the oldest cards, all else is auto */
     int32_t max_rows;  /* largest T a step will have: backends size scratch with it */
     int32_t max_seqs;  /* largest S and R; 0 = max_rows */
     int64_t max_table; /* most block ids that a step names; 0 = what the first steps need (memory is taken then) */

@@ -3,7 +3,8 @@
  *
  * Against cpu_ref a row of o (all heads) is off by at most 2^-7 of its norm: q, p and the products of both with K and V
  * are right to 2^-9 (bfloat16), and scores of deviation 1 pass their error on; lse by 2^-6. A row's bits do not depend
- * on how the sequence is cut into chunks (of more rows than decode takes), nor on the sequences beside it.
+ * on how the sequence is cut into chunks (of more rows than decode takes), nor on the sequences beside it; only a few
+ * rows over thousands of keys, whose keys are cut into parts, have other bits than many rows.
  */
 #define OPS_CUDA
 #include "tests/support/ops_check.h"
@@ -28,19 +29,35 @@ static const struct ops_kv_dims shapes[] = {
 };
 #define N_SHAPES ((int)(sizeof shapes / sizeof *shapes))
 
+static const struct ops_kv_dims long_shapes[] = {
+    {128, 2, 4, 64, KV_FORMAT_KV16, 1, 12000, 30}, {128, 1, 3, 16, KV_FORMAT_KV16, 3, 9000, 12},
+    {64, 2, 8, 64, KV_FORMAT_KV16, 2, 9000, 20},   {256, 1, 2, 64, KV_FORMAT_KV16, 1, 9000, 20},
+    {128, 8, 4, 64, KV_FORMAT_KV16, 1, 6000, 40},
+};
+#define N_LONG ((int)(sizeof long_shapes / sizeof *long_shapes))
+
+/* With this card's kernels, and with those for the oldest. */
+static void on_both(const char *test, int rounds, void (*check)(struct ops_trio *))
+{
+    const struct backend_ops *ops = ops_cuda(test);
+    const struct ops_variant v[] = {{ops, NULL, 1}, {ops, "sm_80", 1}};
+    if (ops)
+        ops_run_each(v, 2, test, rounds, check);
+}
+
 struct prefill_case {
     struct ops_kv_case kv;
     struct attn_args a;
     float *sink;
 };
 
-static void make_case(struct ops_trio *t, struct prefill_case *p)
+static void make_case(struct ops_trio *t, struct prefill_case *p, const struct ops_kv_dims *of, int n)
 {
-    const struct ops_kv_dims *d = &shapes[t->round % N_SHAPES];
+    const struct ops_kv_dims *d = &of[t->round % n];
     ops_kv_case_make(&p->kv, &t->rng, d, 1);
     p->sink = ops_gauss_array(&t->rng, (size_t)p->kv.n_heads, 2);
     ops_attn_random(&p->a, &t->rng, &p->kv, p->sink);
-    if (t->round < N_SHAPES) { /* each shape once over all keys */
+    if (t->round < n) { /* each shape once over all keys */
         p->a.window = 0;
         p->a.key_begin = 0;
         p->a.key_end = INT32_MAX;
@@ -77,10 +94,10 @@ static void free_partial(struct attn_partial x)
 
 /* -- against the truth */
 
-static void check_truth(struct ops_trio *t)
+static void compare(struct ops_trio *t, const struct ops_kv_dims *of, int n)
 {
     struct prefill_case p;
-    make_case(t, &p);
+    make_case(t, &p, of, n);
     struct attn_partial got = attend(&t->one, &p, &p.kv.step, 0), want = attend(&t->ref, &p, &p.kv.step, 0);
     size_t heads = (size_t)p.kv.step.n_rows * p.a.n_heads, row = (size_t)p.a.n_heads * p.kv.kv.head_dim;
     double *o = ops_doubles(want.o, heads * p.kv.kv.head_dim), *lse = ops_doubles(want.lse_ln, heads);
@@ -95,9 +112,25 @@ static void check_truth(struct ops_trio *t)
     free_case(&p);
 }
 
+static void check_truth(struct ops_trio *t)
+{
+    compare(t, shapes, N_SHAPES);
+}
+
 START_TEST(test_prefill_is_near_the_truth)
 {
-    ops_on_each("prefill_is_near_the_truth", 3 * N_SHAPES, check_truth);
+    on_both("prefill_is_near_the_truth", 3 * N_SHAPES, check_truth);
+}
+END_TEST
+
+static void check_long(struct ops_trio *t)
+{
+    compare(t, long_shapes, N_LONG);
+}
+
+START_TEST(test_a_few_rows_over_many_keys)
+{
+    on_both("a_few_rows_over_many_keys", 3 * N_LONG, check_long);
 }
 END_TEST
 
@@ -125,7 +158,7 @@ static struct attn_partial attend_chunk(struct ops_trio *t, const struct prefill
 static void check_chunks(struct ops_trio *t)
 {
     struct prefill_case p;
-    make_case(t, &p);
+    make_case(t, &p, shapes, N_SHAPES);
     const struct step *st = &p.kv.step;
     struct attn_partial all = attend(&t->one, &p, st, 0);
     size_t h_n = (size_t)p.a.n_heads, row = h_n * p.kv.kv.head_dim;
@@ -149,8 +182,9 @@ static void check_chunks(struct ops_trio *t)
 
 START_TEST(test_chunks_and_company_change_no_bit)
 {
-    ops_on_each("chunks_and_company_change_no_bit", 2 * N_SHAPES, check_chunks);
+    on_both("chunks_and_company_change_no_bit", 2 * N_SHAPES, check_chunks);
 }
 END_TEST
 
-UNIT_MAIN("cuda_prefill", test_prefill_is_near_the_truth, test_chunks_and_company_change_no_bit)
+UNIT_MAIN("cuda_prefill", test_prefill_is_near_the_truth, test_a_few_rows_over_many_keys,
+          test_chunks_and_company_change_no_bit)

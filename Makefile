@@ -43,7 +43,7 @@ SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 .PRECIOUS: $(B)/%.o
 
 .PHONY: all bench bench-http bench-ops bench-model clean deps test test-run test-build unit fuzz fuzz-run serve help FORCE
-all: $(B)/hearthd $(if $(filter 1,$(CUDA)),$(B)/libhearth_cuda.so) ##3 build/hearthd, and build/libhearth_cuda.so where nvcc is
+all: $(B)/hearthd $(B)/hearth-sim $(if $(filter 1,$(CUDA)),$(B)/libhearth_cuda.so) ##3 build/hearthd, build/hearth-sim, and build/libhearth_cuda.so where nvcc is
 
 $(B)/hearthd: $(B)/server/main.o $(B)/libhearth.a
 	$(call say,LINK  )$(CC) $(SANFLAGS) -pie -o $@ $(B)/server/main.o $(B)/libhearth.a $(LIBS)
@@ -166,6 +166,10 @@ bench: all $(B)/tests/bench/hearthd-stub ##5 the table of speed (LLAMA_SERVER=PA
 
 # A whole hearthd whose backend computes nothing.
 $(B)/tests/bench/hearthd-stub: $(B)/tests/bench/stub_backend.o $(B)/server/main.o $(B)/libhearth.a
+	$(call say,LINK  )$(CC) $(SANFLAGS) -pie -o $@ $^ $(LIBS)
+
+# The engine's scheduler and tiers on a trace, without a model (tests/support/sim.h).
+$(B)/hearth-sim: $(patsubst %,$(B)/tests/%.o,bench/hearth_sim support/sim support/sim_tier support/mooncake) $(B)/libhearth.a
 	$(call say,LINK  )$(CC) $(SANFLAGS) -pie -o $@ $^ $(LIBS)
 
 bench-ops: $(B)/tests/bench/bench_ops ##5 each op of the CPU backend beside what the machine gives

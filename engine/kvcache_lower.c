@@ -54,9 +54,11 @@ double kvcache_compute_ns(const struct kvcache *c, uint32_t i)
     return c->budget ? budget_cost(c->budget, (uint64_t)i * c->block_tokens, c->block_tokens) : 0;
 }
 
+/* All blocks of a chain are worth the same: dearer ones at its end would be kept for themselves, though they are of use
+ * only with all before them; on traces pricing by depth saved no more seconds, and hit less. */
 static struct tiers_worth worth(const struct kvcache *c, const struct seq *s, uint32_t i)
 {
-    struct tiers_worth w = {.seconds = (float)(kvcache_compute_ns(c, i) / 1e9),
+    struct tiers_worth w = {.seconds = (float)(kvcache_compute_ns(c, 0) / 1e9),
                             .class = returns_class(&s->turn, i),
                             .in_memory = s->req->in_memory};
     memcpy(&w.session, s->keys[0].b, sizeof w.session); /* chains that begin alike are one session */
@@ -152,9 +154,10 @@ void kvcache_load(struct kvcache *c, struct seq *s)
     if (!c->enabled || n_full == 0)
         return;
     s->load_from_ns = sys.now_ns();
-    kvcache_key(s, n_full - 1);
+    uint32_t n_keys = s->n_known / c->block_tokens; /* the last one is not looked up when it ends with the prompt */
+    kvcache_key(s, n_keys - 1);
     if (c->returns && s->counts)
-        s->turn = returns_use(c->returns, s->keys, n_full, sys.now_ns() / 1000);
+        s->turn = returns_use(c->returns, s->keys, n_keys, sys.now_ns() / 1000);
     for (uint32_t i = hits; i < n_full; i++)
         find_block(c, s, i);
     for (uint32_t i = c->tiers ? n_full : 0; i-- > 0;) { /* the last first: a chain is given up from its end */

@@ -88,7 +88,7 @@ X(TIER_LATE, COUNTER, ONE, "hearth_tier_late_loads_total", "", "", "",
   "Loads given up at their deadline: computed again.")
 X(TIER_NOT_STORED, COUNTER, ONE, "hearth_tier_not_stored_total", "", "", "", "Full blocks that found no room in DRAM.")
 X(TIER_REFUSED, COUNTER, ONE, "hearth_tier_write_refused_bytes_total", "", "", "",
-  "Bytes that were to be written to NVMe when its budget was spent.")
+  "Bytes that DRAM gave up without their having been written to NVMe, under a budget.")
 X(TIER_BUDGET, GAUGE, ONE, "hearth_tier_write_budget_bytes", "", "", "", "Bytes that may be written to NVMe now.")
 X(TIER_BUDGET_DAY, GAUGE, ONE, "hearth_tier_write_bytes_per_day", "", "", "", "Write budget of a day; 0: no bound.")
 

@@ -1,11 +1,9 @@
-/* admit - is a block worth writing to flash? Rank by worth under a budget of bytes.
+/* admit - the budget of bytes for writing to flash: a drive's endurance is a rate.
  *
- * A drive's endurance is a rate (bytes a day), and more than that is offered. What was offered lately stands in a
- * histogram by worth; what ranks above the quantile that the budget pays for is admitted. At the quantile itself the
- * session decides (by its hash), so that a chain is written whole or not at all: half a prefix saves little. What is
- * not spent is saved up to `burst`, and widens the quantile; the budget is never overdrawn.
+ * What is not spent is saved up to `burst`; more is never spent than was saved. Which block is worth its bytes is not
+ * decided here (evict_spill).
  *
- * Pure arithmetic: no clock, no I/O, no allocation; the same calls give the same answers. Engine thread. O(buckets).
+ * Pure arithmetic: no clock, no I/O; the same calls give the same answers. Engine thread.
  */
 #ifndef HEARTH_KV_ADMIT_H
 #define HEARTH_KV_ADMIT_H
@@ -13,23 +11,22 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define ADMIT_BUCKETS 512
-
 struct admit {
-    double rate;                   /* bytes a microsecond; 0 = no limit */
-    double saved, burst;           /* bytes */
-    double offered[ADMIT_BUCKETS]; /* bytes by log worth, fading */
-    double total, window_us;       /* sum of offered; time that it stands for */
+    double rate;         /* bytes a microsecond; 0 = no bound */
+    double saved, burst; /* bytes; saved: at now_us */
     uint64_t now_us;
     bool started;
-    uint64_t bytes_admitted, bytes_refused;
 };
 
-/* bytes_per_day 0: all is admitted. A burst is what may be saved up, and what is there at first. */
+/* bytes_per_day 0: no bound. A burst is what may be saved up, and what is there at first. */
 void admit_init(struct admit *a, uint64_t bytes_per_day, uint64_t burst_bytes);
-/* A block of this worth (evict_worth) and session would be written now. True: write it, its bytes are spent. */
-bool admit_offer(struct admit *a, double worth, uint32_t bytes, uint32_t session, uint64_t now_us);
-/* It was not written after all (no slot, an error): its bytes are given back. */
+/* Bytes that may be written now; INFINITY without a bound. */
+double admit_left(const struct admit *a, uint64_t now_us);
+/* Can no more be saved: what is not spent now is lost? Always so without a bound. */
+bool admit_full(const struct admit *a, uint64_t now_us);
+/* Spend so many. False: there are not so many. */
+bool admit_take(struct admit *a, uint32_t bytes, uint64_t now_us);
+/* They were not written after all. */
 void admit_refund(struct admit *a, uint32_t bytes);
 
 #endif

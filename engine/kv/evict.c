@@ -36,7 +36,7 @@ struct slot {
 };
 
 struct evict {
-    uint32_t n_slots, n_idle, n_copied; /* n_copied: of the idle ones */
+    uint32_t n_slots, n_idle, n_copied, n_owing; /* n_copied: of the idle ones */
     const struct returns *model;
     uint64_t n_released;
     int32_t heap[N_GROUPS]; /* roots */
@@ -186,6 +186,7 @@ static void owe_no_more(struct evict *e, int32_t i)
     else
         e->newest[s->owes] = s->older;
     s->owes = -1;
+    e->n_owing--;
 }
 
 static void owe(struct evict *e, int32_t i)
@@ -200,6 +201,7 @@ static void owe(struct evict *e, int32_t i)
     else
         e->oldest[s->owes] = i;
     e->newest[s->owes] = i;
+    e->n_owing++;
 }
 
 /* -- candidates */
@@ -216,9 +218,10 @@ static int group_of(const struct evict *e, const struct evict_block *b)
     return e->model ? b->class * COSTS + cost_level(b) : 0;
 }
 
+/* Before a block that others go on from only a copy below can go. */
 static bool is_candidate(const struct slot *s)
 {
-    return s->state == EVICT_IDLE && s->n_staying == 0;
+    return s->state == EVICT_IDLE && (s->n_staying == 0 || s->copied);
 }
 
 /* Put slot i into the heap where it belongs, or take it out of all. */
@@ -420,8 +423,7 @@ static void set_copied(struct evict *e, int32_t slot, bool copied, float seconds
         e->n_copied += (uint32_t)copied - (uint32_t)s->copied;
     s->copied = copied;
     s->b.seconds = seconds;
-    if (s->group >= 0)
-        settle(e, slot);
+    settle(e, slot);
 }
 
 void evict_copied(struct evict *e, int32_t slot, float seconds)
@@ -464,6 +466,11 @@ uint32_t evict_n_copied(const struct evict *e)
     return e->n_copied;
 }
 
+uint32_t evict_n_owing(const struct evict *e)
+{
+    return e->n_owing;
+}
+
 static uint32_t check_heap(const struct evict *e, int32_t i, int group)
 {
     uint32_t n = 1;
@@ -504,5 +511,6 @@ void evict_check(const struct evict *e)
         for (int32_t i = e->oldest[c]; i != NONE; i = e->slots[i].newer, listed++)
             assert(e->slots[i].owes == c &&
                    (e->slots[i].newer != NONE ? e->slots[e->slots[i].newer].older == i : e->newest[c] == i));
-    assert(idle == e->n_idle && copied == e->n_copied && candidates == heaped && owing == listed);
+    assert(idle == e->n_idle && copied == e->n_copied && candidates == heaped && owing == listed &&
+           owing == e->n_owing);
 }

@@ -15,7 +15,8 @@
  * A tier has one `struct evict`; a block is known by its slot in that tier, 0 .. n_slots - 1. A slot is
  *   out      not in this tier, or nobody said so
  *   held     in use: by a sequence, a queued request, a move. Never given up.
- *   idle     could be given up when it is a leaf: no held or idle block names it as parent
+ *   idle     could be given up when it is a leaf (no held or idle block names it as parent) or has a copy below: the
+ *            chain is whole with it
  *   leaving  was picked as victim and is on its way out; no longer counts as a child, so that its parent can be picked
  *            too. A hit may take it back (evict_hold, evict_release).
  * Moves between them:  add: out -> held   release: held, leaving -> idle   hold: idle, leaving -> held
@@ -79,6 +80,8 @@ void evict_copied(struct evict *e, int32_t slot, float seconds);
 void evict_owes(struct evict *e, int32_t slot, float seconds);
 /* Idle blocks that have a copy below: room that costs little. */
 uint32_t evict_n_copied(const struct evict *e);
+/* Blocks that evict_spill would name, one after the other. */
+uint32_t evict_n_owing(const struct evict *e);
 
 /* What is known of it; valid until the next call that changes the slot. */
 const struct evict_block *evict_get(const struct evict *e, int32_t slot);

@@ -16,8 +16,8 @@
 #define STOP_NS     1000000000u /* writes pause so long after a failure, doubled with each that follows, */
 #define STOP_DOUBLE 6           /* but at most so often */
 #define SMOOTH      0.1
-#define SPILL_ROOM  4          /* a fourth of DRAM is kept free, or cheap to free, as far as the budget goes */
-#define SPILL_PAUSE 100000000u /* ns until the budget is asked again */
+#define SPILL_ROOM  2   /* half of DRAM is kept free, or cheap to free, as far as the budget goes */
+#define BURST       288 /* parts of a day whose budget may be saved up: 5 minutes */
 
 int moves_open(struct tiers *t)
 {
@@ -41,7 +41,7 @@ int moves_open(struct tiers *t)
         uint64_t bps = tier_head(t->nvme)->read_bps;
         t->read_ns = (double)t->slot_bytes * 1e9 / (bps ? (double)bps : 1e9);
     }
-    admit_init(&t->admit, t->o.write_bytes_per_day, t->o.write_bytes_per_day / 24 + t->slot_bytes);
+    admit_init(&t->admit, t->o.write_bytes_per_day, t->o.write_bytes_per_day / BURST + t->slot_bytes);
     return 0;
 }
 
@@ -85,10 +85,10 @@ static void count(struct tiers_flow *f, const struct tier_move *m, uint64_t byte
     f->failed += m->result != 0;
 }
 
-/* What losing a DRAM copy costs when NVMe has one. */
-static float load_seconds(const struct tiers *t)
+/* What NVMe has as well goes first, whatever else there is: losing it loses no computing. */
+static float copied_seconds(const struct item *i)
 {
-    return (float)(t->read_ns / 1e9);
+    return i->worth.seconds / 1024;
 }
 
 static void smooth(double *to, double value)
@@ -202,7 +202,7 @@ static void read_came(struct tiers *t, struct job *j)
     if (result == 0) {
         smooth(&t->read_ns, now > since ? (double)(now - since) : 0);
         tiers_dram_ready(t, i);
-        evict_copied(t->in_dram, i->dram, load_seconds(t));
+        evict_copied(t->in_dram, i->dram, copied_seconds(i));
         if (i->bad)
             tiers_retire(t, i);
         return;
@@ -244,25 +244,21 @@ static void not_written(struct tiers *t, struct item *i, bool paid)
     evict_owes(t->in_dram, i->dram, i->worth.seconds);
 }
 
-/* What a write budget is spent on: what returns most likely, and only when DRAM has little room left that costs little
- * (evict.h). NULL: nothing now. */
+/* What a write budget is spent on: what returns most likely (evict.h), when DRAM has little room left that costs
+ * little, or when the budget can't be saved up any further. NULL: nothing now. */
 static struct item *next_to_spill(struct tiers *t, uint64_t now)
 {
-    if (t->o.write_bytes_per_day == 0 || now < t->spill_after_ns ||
-        t->dram.n_free + evict_n_copied(t->in_dram) >= t->dram.n_slots / SPILL_ROOM)
+    uint32_t cheap = t->dram.n_free + evict_n_copied(t->in_dram) + t->n_writes, bytes = (uint32_t)t->slot_bytes;
+    if (t->o.write_bytes_per_day == 0 || admit_left(&t->admit, now / 1000) < bytes ||
+        (cheap >= t->dram.n_slots / SPILL_ROOM && !admit_full(&t->admit, now / 1000)))
         return NULL;
-    int32_t slot = evict_spill(t->in_dram, now / 1000);
-    if (slot < 0)
-        return NULL;
-    struct item *i = &t->items[t->dram_item[slot]];
-    if (i->worth.in_memory)
-        return NULL; /* not named again until somebody else uses it */
-    if (i->in_nvme == COPY_NONE && !i->bad &&
-        admit_offer(&t->admit, evict_worth(t->in_dram, slot, now / 1000), (uint32_t)t->slot_bytes, i->worth.session,
-                    now / 1000))
-        return i;
-    t->spill_after_ns = now + SPILL_PAUSE; /* the budget is spent: it may be named again */
-    evict_owes(t->in_dram, slot, i->worth.seconds);
+    int32_t slot;
+    while ((slot = evict_spill(t->in_dram, now / 1000)) >= 0) {
+        struct item *i = &t->items[t->dram_item[slot]];
+        /* what is not wanted there, or is on its way by wish, is not named again until somebody else uses it */
+        if (!i->worth.in_memory && i->in_nvme == COPY_NONE && !i->bad && admit_take(&t->admit, bytes, now / 1000))
+            return i;
+    }
     return NULL;
 }
 
@@ -321,7 +317,7 @@ static void write_came(struct tiers *t, struct job *j)
     if (result == 0) {
         t->write_failures = 0;
         tiers_nvme_ready(t, i);
-        evict_copied(t->in_dram, i->dram, load_seconds(t));
+        evict_copied(t->in_dram, i->dram, copied_seconds(i));
     } else {
         uint32_t n = t->write_failures < STOP_DOUBLE ? t->write_failures : STOP_DOUBLE;
         uint64_t pause = (uint64_t)STOP_NS << n;

@@ -133,6 +133,8 @@ int32_t tiers_take_dram(struct tiers *t)
         t->stats.evicted_dram++;
     else
         t->stats.lost_dram++;
+    if (i->nvme == NONE && t->nvme && t->o.write_bytes_per_day)
+        t->stats.refused_bytes += t->slot_bytes;
     tiers_drop_dram(t, i);
     return tier_dram_take(&t->dram);
 }
@@ -404,9 +406,8 @@ void tiers_get_stats(const struct tiers *t, struct tiers_stats *out)
     out->gpu[1].queued = t->n_stores;
     out->nvme[0].queued = t->n_reads;
     out->nvme[1].queued = t->n_writes + t->to_write.n + t->to_park.n;
-    out->refused_bytes = t->admit.bytes_refused;
     out->bytes_per_day = t->o.write_bytes_per_day;
-    out->budget_bytes = t->admit.saved > 0 ? (uint64_t)t->admit.saved : 0;
+    out->budget_bytes = t->o.write_bytes_per_day ? (uint64_t)admit_left(&t->admit, now_us()) : 0;
 }
 
 /* -- open: what NVMe has is found again */

@@ -1,8 +1,9 @@
 /* tiers - what lies below the pool, by content: find it, copy blocks down when they are full, bring them back.
  *
  * A content (struct kv_ident) may have a copy in DRAM, on NVMe, or on both. Copies go down by themselves: HBM -> DRAM
- * when kvcache stores a block (write-through), DRAM -> NVMe lazily, within the write budget, and never while a block is
- * being read for somebody. A copy below makes the copy above free to drop: DRAM gives up first what NVMe has as well.
+ * when kvcache stores a block (write-through), DRAM -> NVMe at once, or by a write budget (move.c), and never while a
+ * block is being read for somebody. A copy below makes the copy above free to drop: DRAM gives up first what NVMe has
+ * as well.
  *
  * Loading: tiers_load names a pool block that nobody reads yet. NVMe -> DRAM (its seal is checked) -> HBM (checked
  * again where the device makes seals), and tiers_done tells the outcome. What does not verify is a miss, a log line and
@@ -59,7 +60,7 @@ struct tiers_stats {
     uint64_t evicted_dram;                /* given up for room, with a copy on NVMe .. */
     uint64_t lost_dram, lost_nvme;        /* .. and without any copy below */
     uint64_t not_stored;                  /* full blocks that found no room in DRAM or in the queue */
-    uint64_t refused_bytes;               /* that were to be written when the budget was spent */
+    uint64_t refused_bytes;               /* given up by DRAM without having been written, under a budget */
     uint64_t budget_bytes, bytes_per_day; /* that may be written now; a day: 0 = no bound */
 };
 
@@ -77,7 +78,7 @@ const struct kv_entry *tiers_named(const struct tiers *t, const struct hash_key 
 /* Predicted ns until one more block from there would be in HBM. */
 uint64_t tiers_load_ns(const struct tiers *t, uint32_t where);
 
-/* What is known of a content besides its name, for evict.h and admit.h. Zeroes: nothing. */
+/* What is known of a content besides its name, for evict.h. Zeroes: nothing. */
 struct tiers_worth {
     float seconds;    /* to compute it again */
     uint32_t session; /* who uses it: any hash */

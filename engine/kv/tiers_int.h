@@ -92,7 +92,6 @@ struct tiers {
     uint64_t finished;                        /* last step that has */
     uint64_t generation;                      /* of entries */
     uint64_t writes_stop_until_ns;            /* after failures */
-    uint64_t spill_after_ns;
     uint32_t write_failures;
     struct tiers_outcome *done;
     uint32_t n_done;

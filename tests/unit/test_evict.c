@@ -34,6 +34,8 @@ struct model {
 
 static bool is_leaf(const struct model *m, int32_t slot)
 {
+    if (m->s[slot].copied)
+        return m->s[slot].state == EVICT_IDLE; /* its chain is whole without it */
     for (int i = 0; i < SLOTS; i++)
         if (m->s[i].b.parent == slot && (m->s[i].state == EVICT_HELD || m->s[i].state == EVICT_IDLE))
             return false;

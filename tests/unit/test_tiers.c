@@ -306,7 +306,7 @@ END_TEST
 START_TEST(test_tiers_keep_to_their_write_budget)
 {
     struct rig r;
-    uint64_t day = 24 * 8 * 4096; /* a burst of 8 blocks, and one */
+    uint64_t day = 288 * 8 * 4096; /* a burst of 8 blocks, and one */
     rig_open(&r, &(struct rig_opts){.dirs = rig_dir(), .bytes_per_day = day, .dram_slots = 64});
     uint64_t from = fake_now_ns;
     for (int n = 1; n <= 20; n++)

@@ -54,7 +54,8 @@ static void random_with_nvme(const char *name, uint8_t io_threads, uint32_t n_re
                                               .n_requests = n_requests,
                                               .least_cached = n_requests,
                                               .least_dram = n_requests / 4,
-                                              .least_nvme = n_requests / 8, /* how fast the drive is decides, too */
+                                              /* how fast the drive is decides, too, but when it is done at once */
+                                              .least_nvme = io_threads == 1 ? n_requests / 2 : 64,
                                               .least_preempted = 5});
 }
 

@@ -86,6 +86,6 @@ struct loader *float_loader(struct loader *inner)
 {
     struct loader *l = malloc(sizeof *l);
     assert(l);
-    *l = (struct loader){.head = {&ops}, .inner = inner};
+    *l = (struct loader){.head = {.ops = &ops}, .inner = inner};
     return l;
 }

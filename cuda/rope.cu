@@ -4,6 +4,7 @@
  * costs. Cosine and sine of a position are the same in every layer: the first layer of a step computes them (the angle
  * in double, as in cpu_ref), the others read them.
  */
+#include "cuda/early.cuh"
 #include "cuda/kv.cuh"
 
 #include <string.h>
@@ -32,6 +33,8 @@ static __global__ void turn_kernel(float2 *turn, const int32_t *pos, const float
  * then pairs of elements of v: a thread owns one. */
 static __global__ void rope_kernel(const struct rope_kernel_args a)
 {
+    early_next();
+    early_wait();
     const int32_t t = blockIdx.x, half = (int32_t)a.kv.head_dim / 2, g_n = (int32_t)a.kv.n_kv_heads;
     const int32_t n = blockIdx.y * THREADS + threadIdx.x, h = n / half, i = n % half, pos = a.step.pos[t];
     if (pos < 0 || h >= a.n_heads + 2 * g_n)
@@ -88,6 +91,5 @@ void cuda_rope_kv(struct backend *be, const struct rope_args *a)
     make_turns(c, a, at);
     struct rope_kernel_args k = {a->qkv, c->turn, *a->kv, *at, a->n_heads};
     dim3 grid((unsigned)a->step->n_rows, (unsigned)(pairs + THREADS - 1) / THREADS);
-    rope_kernel<<<grid, THREADS, 0, c->stream>>>(k);
-    LAUNCHED();
+    launch_early(c, rope_kernel, grid, THREADS, k);
 }

@@ -4,7 +4,7 @@
  * allows it. A row (or an element) is computed by itself, in one order, so its bits do not depend on the rows beside
  * it.
  */
-#include "cuda/cuda.cuh"
+#include "cuda/early.cuh"
 
 #include <assert.h>
 
@@ -32,6 +32,8 @@ static __device__ inline void put_quad(__nv_bfloat16 *to, float4 v)
 static __global__ void embed_kernel(float *out, const __nv_bfloat16 *table, struct step_dev step, const int32_t *drawn,
                                     int32_t cols, int32_t stride)
 {
+    early_next();
+    early_wait();
     int32_t t = blockIdx.x, after = step.after[t], id = after ? drawn[after - 1] : step.ids[t];
     const __nv_bfloat16 *row = table + (size_t)id * stride;
     float *to = out + (size_t)t * cols;
@@ -43,9 +45,8 @@ void cuda_embed(struct backend *be, float *out, const struct weight *table, cons
 {
     struct cuda *c = cuda_of(be);
     const struct step_dev *at = stage_step(c, step);
-    embed_kernel<<<(unsigned)step->n_rows, THREADS, 0, c->stream>>>(out, (const __nv_bfloat16 *)table->part[0].data,
-                                                                    *at, c->drawn, table->cols, cuda_pad(table->cols));
-    LAUNCHED();
+    launch_early(c, embed_kernel, dim3((unsigned)step->n_rows), THREADS, out,
+                 (const __nv_bfloat16 *)table->part[0].data, *at, c->drawn, table->cols, cuda_pad(table->cols));
 }
 
 /* Grid: rows. */
@@ -112,6 +113,8 @@ static __global__ void __launch_bounds__(NORM_THREADS) norm_any_kernel(const str
  * and the scaling. */
 template <int QUADS> static __global__ void __launch_bounds__(NORM_THREADS) norm_kernel(const struct norm_args a)
 {
+    early_next();
+    early_wait();
     const int32_t n = a.width / 4;
     float4 *x = (float4 *)(a.x + (size_t)blockIdx.x * a.width), v[QUADS];
     const float4 *add = a.add ? (const float4 *)(a.add + (size_t)blockIdx.x * a.width) : NULL;
@@ -151,16 +154,16 @@ void cuda_add_norm(struct backend *be, void *out, float *x, const float *add, co
 {
     struct cuda *c = cuda_of(be);
     struct norm_args a = {(__nv_bfloat16 *)out, x, add, w, eps, width, cuda_pad(width)};
-    unsigned rows = (unsigned)n_rows;
+    dim3 rows((unsigned)n_rows);
     int32_t quads = (width / 4 + NORM_THREADS - 1) / NORM_THREADS;
     if (width % 8 != 0 || quads > NORM_QUADS)
         norm_any_kernel<<<rows, NORM_THREADS, 0, c->stream>>>(a);
     else if (quads <= 1)
-        norm_kernel<1><<<rows, NORM_THREADS, 0, c->stream>>>(a);
+        launch_early(c, norm_kernel<1>, rows, NORM_THREADS, a);
     else if (quads <= 2)
-        norm_kernel<2><<<rows, NORM_THREADS, 0, c->stream>>>(a);
+        launch_early(c, norm_kernel<2>, rows, NORM_THREADS, a);
     else
-        norm_kernel<NORM_QUADS><<<rows, NORM_THREADS, 0, c->stream>>>(a);
+        launch_early(c, norm_kernel<NORM_QUADS>, rows, NORM_THREADS, a);
     LAUNCHED();
 }
 
@@ -183,6 +186,8 @@ static __global__ void silu_any_kernel(__nv_bfloat16 *out, const float *gu, size
 /* Grid: runs of columns x rows; a thread owns four columns. */
 static __global__ void silu_kernel(__nv_bfloat16 *out, const float *gu, int32_t f)
 {
+    early_next();
+    early_wait();
     int32_t i = 4 * (blockIdx.x * THREADS + threadIdx.x);
     if (i >= f)
         return;
@@ -198,8 +203,8 @@ void cuda_silu_mul(struct backend *be, void *out, const float *gu, int32_t n_row
     int32_t stride = cuda_pad(f);
     size_t n = (size_t)n_rows * stride;
     if (f % 8 == 0 && n_rows <= 65535)
-        silu_kernel<<<dim3((unsigned)(f / 4 + THREADS - 1) / THREADS, (unsigned)n_rows), THREADS, 0, c->stream>>>(
-            (__nv_bfloat16 *)out, gu, f);
+        launch_early(c, silu_kernel, dim3((unsigned)(f / 4 + THREADS - 1) / THREADS, (unsigned)n_rows), THREADS,
+                     (__nv_bfloat16 *)out, gu, f);
     else
         silu_any_kernel<<<grid_over(n), THREADS, 0, c->stream>>>((__nv_bfloat16 *)out, gu, n, f, stride);
     LAUNCHED();

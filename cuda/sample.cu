@@ -102,124 +102,152 @@ template <bool cluster>
 static __device__ __noinline__ double raw_logprobs(const struct row_params &r, struct part<cluster> &p, float max,
                                                    struct sample_out *out)
 {
-    double before, lse;
+    const struct cut all = {-FLT_MAX, INT32_MAX};
+    double before;
     p.max = max;
     p.rate = 1.44269504f;
-    if (max == -INFINITY)
-        return -INFINITY;
-    lse = max + log(sum_kept(p, {-FLT_MAX, INT32_MAX}, 0, WEIGHT, &before));
+    double lse = max + log(sum_kept(p, {all, 0, WEIGHT}, &before));
     int32_t k = min(r.n_logprobs, SAMPLE_TOP_MAX), n = 0;
     if (k > 0) {
-        if (!list_best(p, k)) { /* a small vocabulary, or many as good as the k-th */
-            struct cut all = {-FLT_MAX, INT32_MAX};
-            struct cut last = find_cut(p, all, -FLT_MAX, max, ONE, (uint64_t)k);
-            gather(p, last, -FLT_MAX, FLT_MAX);
+        n = (int32_t)list_best(p, k);
+        if (n == 0) { /* a small vocabulary, or many as good as the k-th */
+            struct cut last = find_cut(p, {all, -FLT_MAX, max, ONE}, (uint64_t)k);
+            n = (int32_t)gather(p, last, -FLT_MAX, FLT_MAX);
             if (p.rank == 0)
-                sort_list(p.s, min(p.s->n_list, (uint32_t)LIST));
+                sort_list(p.s, (uint32_t)n);
         }
-        n = min(k, (int32_t)*of_rank<cluster>(&p.s->n_list, 0));
+        n = min(k, n);
         if (p.rank == 0 && (int32_t)threadIdx.x < n) {
             struct cut c = cut_at(p.s, threadIdx.x);
             out->top[threadIdx.x].id = c.id;
             out->top[threadIdx.x].logprob = (float)(c.value - lse);
         }
-        sync_all<cluster>();
+        __syncthreads();
+        tell_cut(p, {});
     }
     if (p.rank == 0 && threadIdx.x == 0)
         out->n_top = n;
     return lse;
 }
 
-/* The cut of top-k and, where the list is there, of top-p too: *done then. */
+/* One CTA: the draw from its sorted list, of which top-k keeps n. */
 template <bool cluster>
-static __device__ struct cut cut_top_k(const struct row_params &r, struct part<cluster> &p, bool *done)
+static __device__ int32_t draw_listed(const struct row_params &r, const struct part<cluster> &p, uint32_t n)
 {
-    struct cut c = {};
-    *done = list_best(p, r.top_k);
-    if (!*done)
-        return find_cut(p, {-FLT_MAX, INT32_MAX}, -FLT_MAX, p.max, ONE, (uint64_t)r.top_k);
-    if (p.rank == 0 && threadIdx.x == 0) {
-        uint32_t n = min((uint32_t)r.top_k, p.s->n_list);
-        c = cut_at(p.s, n - 1);
-        if (r.top_p < 1) {
-            uint64_t total = 0;
-            for (uint32_t i = 0; i < n; i++)
-                total += fixed(weight(p, cut_at(p.s, i).value));
-            c = walk(p, n, WEIGHT, 0, (uint64_t)ceil((double)total * fmax((double)r.top_p, 0.0)));
+    const uint32_t lane = threadIdx.x % 32;
+    const float least = r.min_p > 0 ? fminf(r.min_p, 1) : 0;
+    if (r.top_p < 1) {
+        uint64_t total = 0;
+        weigh_list(p, n, WEIGHT);
+        for (uint32_t i = 0; i < n; i += 32) {
+            uint32_t m = i + lane < n ? p.s->mass[i + lane] : 0;
+            total += __reduce_add_sync(~0u, m & 0xffff) + ((uint64_t)__reduce_add_sync(~0u, m >> 16) << 16);
         }
+        n = 1 + walk(p, n, 0, (uint64_t)ceil((double)total * fmax((double)r.top_p, 0.0)));
     }
-    return tell_cut(p, c);
+    __syncthreads(); /* in order of ids now, with their weights */
+    for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
+        struct cut c = cut_at(p.s, i);
+        float w = weight(p, c.value);
+        p.s->list[i] = (uint64_t) ~(uint32_t)c.id << 32 | __float_as_uint(w >= least ? w : 0);
+    }
+    __syncthreads();
+    sort_list(p.s, n);
+    double total = 0, sum = 0, target;
+    for (uint32_t i = 0; i < n; i += 32) {
+        double w = i + lane < n ? (double)__uint_as_float((uint32_t)p.s->list[i + lane]) : 0;
+        total += __shfl_sync(~0u, scan_lanes(w), 31);
+    }
+    target = rng_uniform(r.seed, r.choice, r.position, 0) * total;
+    int32_t id = 0;
+    for (uint32_t i = 0; i < n; i += 32) {
+        double w = i + lane < n ? (double)__uint_as_float((uint32_t)p.s->list[i + lane]) : 0;
+        double upto = sum + scan_lanes(w);
+        uint32_t passed = __ballot_sync(~0u, w > 0 && upto > target), any = __ballot_sync(~0u, w > 0);
+        if (any)
+            id = (int32_t) ~(uint32_t)(p.s->list[i + (passed ? __ffs(passed) - 1 : 31 - __clz(any))] >> 32);
+        if (passed)
+            break;
+        sum = __shfl_sync(~0u, upto, 31);
+    }
+    return id;
 }
 
 template <bool cluster>
 static __device__ struct cut cut_top_p(const struct row_params &r, struct part<cluster> &p, struct cut keep,
                                        int32_t vocab)
 {
-    double before, total = sum_kept(p, keep, 0, WEIGHT, &before), top_p = fmax((double)r.top_p, 0.0);
+    double before, total = sum_kept(p, {keep, 0, WEIGHT}, &before), top_p = fmax((double)r.top_p, 0.0);
     /* all ids that weigh less than rest / n together can't hold more than the rest */
     double ln = fmax(log(total * (1 - top_p) / vocab), -87.0) - 0.01;
     float lo = fmaxf((float)(p.max + ln * (double)r.temperature), -FLT_MAX);
     lo = fminf(fmaxf(lo, keep.value), p.max);
-    return find_cut(p, keep, lo, p.max, WEIGHT, (uint64_t)ceil(total * top_p * UNIT));
+    return find_cut(p, {keep, lo, p.max, WEIGHT}, (uint64_t)ceil(total * top_p * UNIT));
 }
 
+/* The token, in thread 0 of one CTA; -1 elsewhere. */
 template <bool cluster>
 static __device__ int32_t choose(const struct sample_args &a, const struct row_params &r, struct part<cluster> &p,
                                  float max)
 {
     struct cut keep = {-FLT_MAX, INT32_MAX};
-    bool done = false;
     if (max == -INFINITY)
-        return 0;
-    if (!(r.temperature > 0) || r.top_k == 1)
-        return lowest_with(p, max);
+        return p.rank == 0 ? 0 : -1;
+    if (!(r.temperature > 0) || r.top_k == 1) {
+        int32_t id = lowest_with(p, max);
+        return p.rank == 0 ? id : -1;
+    }
     p.max = max;
     p.rate = (float)fmin(1.4426950408889634 / (double)r.temperature, (double)FLT_MAX);
-    if (r.top_k > 0 && r.top_k < a.vocab)
-        keep = cut_top_k(r, p, &done);
-    if (r.top_p < 1 && !done)
+    if (r.top_k > 0 && r.top_k < a.vocab) {
+        uint32_t n = list_best(p, r.top_k);
+        if (n)
+            return p.rank == 0 ? draw_listed(r, p, min(n, (uint32_t)r.top_k)) : -1;
+        keep = find_cut(p, {keep, -FLT_MAX, max, ONE}, (uint64_t)r.top_k);
+    }
+    if (r.top_p < 1)
         keep = cut_top_p(r, p, keep, a.vocab);
-    float least = r.min_p > 0 ? fminf(r.min_p, 1) : 0;
-    double before, total = sum_kept(p, keep, least, WEIGHT, &before);
-    double u = rng_uniform(r.seed, r.choice, r.position, 0);
-    return find_kept(p, keep, least, WEIGHT, u * total, before);
+    struct count kept = {keep, r.min_p > 0 ? fminf(r.min_p, 1) : 0, WEIGHT};
+    double before, total = sum_kept(p, kept, &before), u = rng_uniform(r.seed, r.choice, r.position, 0);
+    return threadIdx.x < 32 ? find_kept(p, kept, u * total, before) : -1;
 }
 
-/* Grid: rows x CTAs of a cluster; THREADS; shared: struct sample_shared, the part, group maxima and sums. */
+/* Grid: rows x CTAs of a cluster; THREADS; shared: struct sample_shared, the part, group maxima and sums. Three CTAs
+ * fit an SM: while one computes, the others load. */
 template <bool cluster> static __global__ void __launch_bounds__(THREADS, 3) sample_kernel(const struct sample_args a)
 {
     extern __shared__ __align__(16) uint8_t memory[];
-    const int32_t row = blockIdx.x / (cluster ? CLUSTER : 1);
+    const int32_t row = blockIdx.x / part<cluster>::n_ranks;
     const struct row_params r = a.rows[row];
     struct part<cluster> p = {
     };
     struct sample_out *out = a.out + row;
+    uint8_t *rest = memory + sizeof *p.s;
     p.s = (struct sample_shared *)memory;
-    p.n_ranks = cluster ? CLUSTER : 1;
-    p.rank = blockIdx.x % p.n_ranks;
+    p.rank = blockIdx.x % part<cluster>::n_ranks;
     p.n_groups = a.part / GROUP;
-    p.all_groups = p.n_groups * p.n_ranks;
     p.id0 = p.rank * a.part;
-    p.l = cluster ? (float *)(memory + sizeof *p.s) : a.copy + (size_t)row * a.part;
-    p.sum = cluster ? (double *)(p.l + a.part) : (double *)(memory + sizeof *p.s);
+    p.l = cluster ? (float *)rest : a.copy + (size_t)row * a.part;
+    p.sum = (float *)(rest + (cluster ? a.part * sizeof(float) : 0));
     p.top = (uint32_t *)(p.sum + p.n_groups);
+    if (threadIdx.x == 0)
+        p.s->n_list = 0;
     load(p, a.logits + (size_t)row * a.vocab, a.vocab);
     float max = find_tops(p);
-    double lse = r.n_logprobs >= 0 ? raw_logprobs(r, p, max, out) : 0;
+    double lse = r.n_logprobs >= 0 && max > -INFINITY ? raw_logprobs(r, p, max, out) : 0;
     int32_t after = r.after ? a.before[r.after - 1] : -1;
+    bool any = max > -INFINITY;
     if (r.n_bias || r.n_banned || r.n_seen || after >= 0) {
         adjust(a, r, p, after);
         max = find_tops(p);
     }
     int32_t id = choose(a, r, p, max);
-    if (p.rank == 0 && threadIdx.x == 0) {
-        float own = clean(a.logits[(size_t)row * a.vocab + id]);
+    if (threadIdx.x == 0 && id >= 0) {
+        float own = r.n_logprobs < 0 ? 0 : clean(a.logits[(size_t)row * a.vocab + id]);
         a.drawn[row] = id;
         out->id = id;
         out->logprob = r.n_logprobs < 0 ? 0.0f : own > -INFINITY ? (float)(own - lse) : -INFINITY;
-        if (r.n_logprobs < 0)
-            out->n_top = 0;
-        else if (lse == -INFINITY)
+        if (r.n_logprobs < 0 || !any)
             out->n_top = 0;
     }
     sync_all<cluster>(); /* no CTA leaves while another reads its memory */
@@ -310,7 +338,7 @@ static void send_params(struct cuda *c, const struct sample_row *rows, int32_t n
 static void launch(struct cuda *c, const struct sample_args *a, int32_t n)
 {
     struct sampler *s = c->sampler;
-    size_t groups = (size_t)a->part / GROUP, shared = sizeof(struct sample_shared) + groups * (8 + 4);
+    size_t groups = (size_t)a->part / GROUP, shared = sizeof(struct sample_shared) + groups * 8;
     if (!s->cluster) {
         sample_kernel<false><<<(unsigned)n, THREADS, shared, c->stream>>>(*a);
         LAUNCHED();
@@ -395,13 +423,15 @@ int sampler_open(struct cuda *c, struct err *e)
     CU(cudaGetDeviceProperties(&p, 0));
     s->cluster = true;
     int32_t part = part_of(s, c->max_vocab);
-    size_t shared = sizeof(struct sample_shared) + (size_t)part / GROUP * 12, with = shared + (size_t)part * 4;
+    size_t shared = sizeof(struct sample_shared) + (size_t)part / GROUP * 8, with = shared + (size_t)part * 4;
     s->cluster = p.major == 9 && with <= p.sharedMemPerBlockOptin;
     part = part_of(s, c->max_vocab);
     if (s->cluster) {
         CU(cudaFuncSetAttribute(sample_kernel<true>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)with));
+        CU(cudaFuncSetAttribute(sample_kernel<true>, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                cudaSharedmemCarveoutMaxShared));
     } else {
-        shared = sizeof(struct sample_shared) + (size_t)part / GROUP * 12;
+        shared = sizeof(struct sample_shared) + (size_t)part / GROUP * 8;
         CU(cudaFuncSetAttribute(sample_kernel<false>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
         s->copy = (float *)cuda_alloc(c, (size_t)s->max_rows * (size_t)part * sizeof *s->copy);
         if (!s->copy)

@@ -1,6 +1,6 @@
 /* sample_part - a row of logits in a cluster's shared memory: passes, the list that is sorted, cuts. Part of sample.cu.
  *
- * All functions are called by every thread of every CTA of the cluster, in step.
+ * Functions are called by every thread of every CTA of the cluster, in step, unless they say otherwise.
  */
 #ifndef HEARTH_CUDA_SAMPLE_PART_CUH
 #define HEARTH_CUDA_SAMPLE_PART_CUH
@@ -9,14 +9,14 @@
 
 #include <float.h>
 
-#define THREADS      256
-#define WARPS        (THREADS / 32)
-#define GROUP        128 /* logits of a group */
-#define CLUSTER      8
-#define LIST         1024 /* ids that are sorted; a power of two */
-#define BINS         256
-#define FLOOR_GROUPS 2048         /* most groups whose maxima are looked at for a floor */
-#define UNIT         2147483648.0 /* weights in a histogram: 2^31 is 1 */
+#define THREADS    256
+#define WARPS      (THREADS / 32)
+#define GROUP      128 /* logits of a group: four a lane */
+#define CLUSTER    8
+#define LIST       512 /* ids that are sorted; a power of two */
+#define BINS       256
+#define FLOOR_KEYS 16           /* maxima that a lane looks at for a floor */
+#define UNIT       2147483648.0 /* of masses that are integers: 2^31 is 1 */
 
 struct cut { /* keeps what comes before or at (value, id), larger logits and lower ids first */
     float value;
@@ -31,25 +31,25 @@ struct __align__(16) sample_shared
             uint32_t high[BINS], low[BINS]; /* masses, upper and lower 16 bits apart: sums of 2^16 of them fit */
         };
         unsigned long long all[BINS]; /* of a whole row */
+        uint32_t mass[LIST];          /* of what is in the list */
     };
     uint64_t out_u[2]; /* what the CTAs tell each other, in turn */
     double out_d[2];
-    struct cut out_cut;
+    struct cut out_cut[2];
     uint64_t warp_u[WARPS];
-    double warp_d[WARPS];
     uint64_t bin_before;
-    uint32_t n_list, bin;
-    int32_t found;
+    uint32_t n_list, bin, floor, pad;
 };
 
 /* A CTA and its part of the row. */
 template <bool cluster> struct part {
+    static constexpr int n_ranks = cluster ? CLUSTER : 1;
     struct sample_shared *s;
-    float *l;      /* [n] adjusted logits, -inf beyond the vocabulary */
+    float *l;      /* [n_groups * GROUP] adjusted logits, -inf beyond the vocabulary */
     uint32_t *top; /* [n_groups] key of each group's largest */
-    double *sum;   /* [n_groups] */
-    int32_t id0, n_groups, rank, n_ranks, all_groups;
-    int turn;        /* of out_u and out_d */
+    float *sum;    /* [n_groups] */
+    int32_t id0, n_groups, rank;
+    int turn;        /* of out_u, out_d and out_cut */
     float max, rate; /* weight = 2^((l - max) rate) */
 };
 
@@ -74,7 +74,9 @@ static __device__ inline float clean(float l)
 
 template <bool cluster> static __device__ inline float weight(const struct part<cluster> &p, float l)
 {
-    return exp2f((l - p.max) * p.rate);
+    float w;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(w) : "f"((l - p.max) * p.rate));
+    return w;
 }
 
 static __device__ inline uint32_t fixed(float w)
@@ -85,6 +87,16 @@ static __device__ inline uint32_t fixed(float w)
 static __device__ inline bool keeps(struct cut c, float l, int32_t id)
 {
     return l > c.value || (l == c.value && id <= c.id);
+}
+
+/* Sum of x over the lanes up to this one. */
+template <class T> static __device__ inline T scan_lanes(T x)
+{
+    for (int k = 1; k < 32; k *= 2) {
+        T below = __shfl_up_sync(~0u, x, k);
+        x += (int)(threadIdx.x % 32) >= k ? below : T(0);
+    }
+    return x;
 }
 
 /* -- CTAs together ----------------------------------------------------------------------------------------------- */
@@ -114,22 +126,25 @@ template <bool cluster, class T> static __device__ inline T *of_rank(T *mine, in
 template <bool cluster> static __device__ uint64_t max_all(struct part<cluster> &p, uint64_t x)
 {
     struct sample_shared *s = p.s;
+    unsigned long long best = x;
     for (int k = 16; k; k /= 2)
-        x = max((unsigned long long)x, (unsigned long long)__shfl_xor_sync(~0u, x, k));
+        best = max(best, __shfl_xor_sync(~0u, best, k));
     if (threadIdx.x % 32 == 0)
-        s->warp_u[threadIdx.x / 32] = x;
+        s->warp_u[threadIdx.x / 32] = best;
     __syncthreads();
     if (threadIdx.x == 0) {
+#pragma unroll
         for (int i = 1; i < WARPS; i++)
-            x = max((unsigned long long)x, (unsigned long long)s->warp_u[i]);
-        s->out_u[p.turn] = x;
+            best = max(best, (unsigned long long)s->warp_u[i]);
+        s->out_u[p.turn] = best;
     }
     sync_all<cluster>();
-    x = 0;
-    for (int r = 0; r < p.n_ranks; r++)
-        x = max((unsigned long long)x, (unsigned long long)*of_rank<cluster>(&s->out_u[p.turn], r));
+    best = 0;
+#pragma unroll
+    for (int r = 0; r < part<cluster>::n_ranks; r++)
+        best = max(best, (unsigned long long)*of_rank<cluster>(&s->out_u[p.turn], r));
     p.turn ^= 1;
-    return x;
+    return best;
 }
 
 /* The sum over CTAs of x (of thread 0), in order; *before: of those of lower rank. */
@@ -139,23 +154,26 @@ template <bool cluster> static __device__ double sum_ranks(struct part<cluster> 
     if (threadIdx.x == 0)
         p.s->out_d[p.turn] = x;
     sync_all<cluster>();
-    for (int r = 0; r < p.n_ranks; r++) {
-        if (r == p.rank)
-            *before = all;
+    *before = 0;
+#pragma unroll
+    for (int r = 0; r < part<cluster>::n_ranks; r++) {
+        *before = r == p.rank ? all : *before;
         all += *of_rank<cluster>(&p.s->out_d[p.turn], r);
     }
     p.turn ^= 1;
     return all;
 }
 
-/* Everyone gets the cut that rank 0's thread 0 has. */
+/* Everyone gets the cut that rank 0's thread 0 has; its list is empty again. */
 template <bool cluster> static __device__ struct cut tell_cut(struct part<cluster> &p, struct cut c)
 {
     if (p.rank == 0 && threadIdx.x == 0)
-        p.s->out_cut = c;
+        p.s->out_cut[p.turn] = c;
     sync_all<cluster>();
-    c = *of_rank<cluster>(&p.s->out_cut, 0);
-    sync_all<cluster>();
+    if (p.rank == 0 && threadIdx.x == 0)
+        p.s->n_list = 0;
+    c = *of_rank<cluster>(&p.s->out_cut[p.turn], 0);
+    p.turn ^= 1;
     return c;
 }
 
@@ -186,6 +204,7 @@ template <bool cluster> static __device__ float find_tops(struct part<cluster> &
 {
     const int lane = threadIdx.x % 32;
     uint32_t most = 0;
+#pragma unroll 4
     for (int32_t g = threadIdx.x / 32; g < p.n_groups; g += WARPS) {
         float4 *at = (float4 *)(p.l + g * GROUP) + lane, v = *at;
         float4 c = {clean(v.x), clean(v.y), clean(v.z), clean(v.w)};
@@ -199,13 +218,14 @@ template <bool cluster> static __device__ float find_tops(struct part<cluster> &
     return float_of((uint32_t)max_all(p, most));
 }
 
-/* The lowest id whose logit is `value`. */
+/* The lowest id whose logit is `value`, the largest of all. */
 template <bool cluster> static __device__ int32_t lowest_with(struct part<cluster> &p, float value)
 {
     const int lane = threadIdx.x % 32;
+    const uint32_t key = key_of(value);
     uint32_t best = 0; /* ~id */
     for (int32_t g = threadIdx.x / 32; g < p.n_groups; g += WARPS) {
-        if (p.top[g] < key_of(value))
+        if (p.top[g] < key)
             continue;
         for (int k = 0; k < 4; k++) {
             int32_t i = g * GROUP + 4 * lane + k;
@@ -216,29 +236,56 @@ template <bool cluster> static __device__ int32_t lowest_with(struct part<cluste
     return (int32_t) ~(uint32_t)max_all(p, best);
 }
 
-/* What a pass over the kept logits adds up. */
+/* What a pass adds up: 1 for each logit that is keep.value, or the weight of what is kept and weighs `least`. */
 enum mass { ONE, WEIGHT };
 
-/* Groups' sums of the masses of what is kept and weighs at least `least`; returns the sum of all, and the CTAs' before
- * this one. */
+struct count {
+    struct cut keep;
+    float least;
+    enum mass mass;
+};
+
+/* A lane's four masses of group g. */
 template <bool cluster>
-static __device__ double sum_kept(struct part<cluster> &p, struct cut keep, float least, enum mass mass, double *before)
+static __device__ inline void masses_of(const struct part<cluster> &p, struct count c, int32_t g, float w[4])
+{
+    const int32_t i = g * GROUP + 4 * (threadIdx.x % 32), id = p.id0 + i;
+    const float4 v = *(const float4 *)(p.l + i);
+    const float l[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        w[k] = c.mass == ONE ? (l[k] == c.keep.value ? 1.0f : 0.0f) : weight(p, l[k]);
+        if (c.mass == WEIGHT && !(keeps(c.keep, l[k], id + k) && w[k] >= c.least))
+            w[k] = 0;
+    }
+}
+
+/* The groups' sums; returns the sum of all, and of the CTAs before this one. Four groups at a time, so that their loads
+ * and shuffles overlap. */
+template <bool cluster> static __device__ double sum_kept(struct part<cluster> &p, struct count c, double *before)
 {
     const int lane = threadIdx.x % 32;
-    for (int32_t g = threadIdx.x / 32; g < p.n_groups; g += WARPS) {
-        double sum = 0;
-        if (p.top[g] >= key_of(keep.value)) {
-            for (int k = 0; k < 4; k++) {
-                int32_t i = g * GROUP + 4 * lane + k;
-                float l = p.l[i], w = mass == ONE ? (float)(l == keep.value) : weight(p, l);
-                if (mass == ONE || (keeps(keep, l, p.id0 + i) && w >= least))
-                    sum += w;
+    const uint32_t floor = key_of(c.keep.value);
+    for (int32_t g0 = threadIdx.x / 32; g0 < p.n_groups; g0 += 4 * WARPS) {
+        float sum[4] = {};
+        bool any = false;
+        for (int b = 0; b < 4; b++)
+            any |= g0 + b * WARPS < p.n_groups && p.top[g0 + b * WARPS] >= floor;
+        if (any) {
+#pragma unroll
+            for (int b = 0; b < 4; b++) {
+                float w[4];
+                masses_of(p, c, min(g0 + b * WARPS, p.n_groups - 1), w);
+                sum[b] = (w[0] + w[1]) + (w[2] + w[3]);
             }
+#pragma unroll
             for (int k = 16; k; k /= 2)
-                sum += __shfl_xor_sync(~0u, sum, k);
+#pragma unroll
+                for (int b = 0; b < 4; b++)
+                    sum[b] += __shfl_xor_sync(~0u, sum[b], k);
         }
-        if (lane == 0)
-            p.sum[g] = sum;
+        if (lane < 4 && g0 + lane * WARPS < p.n_groups)
+            p.sum[g0 + lane * WARPS] = lane == 0 ? sum[0] : lane == 1 ? sum[1] : lane == 2 ? sum[2] : sum[3];
     }
     __syncthreads();
     double mine = 0;
@@ -246,85 +293,53 @@ static __device__ double sum_kept(struct part<cluster> &p, struct cut keep, floa
         int32_t run = (p.n_groups + 31) / 32, end = min((lane + 1) * run, p.n_groups);
         for (int32_t g = lane * run; g < end; g++)
             mine += p.sum[g];
-        for (int k = 1; k < 32; k *= 2) {
-            double below = __shfl_up_sync(~0u, mine, k);
-            mine += lane >= k ? below : 0;
-        }
-        mine = __shfl_sync(~0u, mine, 31);
+        mine = __shfl_sync(~0u, scan_lanes(mine), 31);
     }
     return sum_ranks(p, mine, before);
 }
 
-/* Within the groups' sums of sum_kept: the first id at which the sum over ids passes the target; before: the CTAs
- * before this one. The same masses again. */
+/* After sum_kept: the id at which the sum over ids passes the target, in the CTA that holds it; -1 in the others (the
+ * sums are the same, so it is one CTA). before: that of sum_kept. Warp 0 alone. */
 template <bool cluster>
-static __device__ int32_t find_kept(struct part<cluster> &p, struct cut keep, float least, enum mass mass,
-                                    double target, double before)
+static __device__ int32_t find_kept(const struct part<cluster> &p, struct count c, double target, double before)
 {
     const int lane = threadIdx.x % 32;
-    uint64_t found = 0; /* id + 1 and how good it is: passed the target, or only has weight */
-    if (threadIdx.x < 32) {
-        int32_t run = (p.n_groups + 31) / 32, begin = lane * run, end = min(begin + run, p.n_groups), g = -1;
-        double mine = 0, at;
-        for (int32_t i = begin; i < end; i++)
-            mine += p.sum[i];
-        at = mine;
-        for (int k = 1; k < 32; k *= 2) {
-            double below = __shfl_up_sync(~0u, at, k);
-            at += lane >= k ? below : 0;
-        }
-        uint32_t passed = __ballot_sync(~0u, before + at > target && mine > 0);
-        uint32_t any = __ballot_sync(~0u, mine > 0);
-        bool mine_starts = before <= target; /* else a CTA before has it */
-        int who = passed ? __ffs(passed) - 1 : 31 - __clz(any);
-        at = before + at - mine;
-        if (any && mine_starts) {
-            if (lane == who) {
-                for (int32_t i = begin; i < end; i++) {
-                    if (p.sum[i] <= 0)
-                        continue;
-                    g = i;
-                    if (at + p.sum[i] > target)
-                        break;
-                    at += p.sum[i];
-                }
-            }
-            g = __shfl_sync(~0u, g, who);
-            at = __shfl_sync(~0u, at, who);
-            float w[4];
-            double own = 0, sum;
-            for (int k = 0; k < 4; k++) {
-                int32_t i = g * GROUP + 4 * lane + k;
-                float l = p.l[i];
-                w[k] = mass == ONE ? (float)(l == keep.value) : weight(p, l);
-                w[k] = mass == ONE || (keeps(keep, l, p.id0 + i) && w[k] >= least) ? w[k] : 0;
-                own += w[k];
-            }
-            sum = own;
-            for (int k = 1; k < 32; k *= 2) {
-                double below = __shfl_up_sync(~0u, sum, k);
-                sum += lane >= k ? below : 0;
-            }
-            sum += at - own;
-            /* the first that passes wins over all, else the last that weighs something; CTAs further on win over what
-             * did not pass */
-            for (int k = 0; k < 4; k++) {
-                sum += w[k];
-                uint32_t id = (uint32_t)(p.id0 + g * GROUP + 4 * lane + k);
-                if (w[k] > 0 && sum > target && passed)
-                    found = max((unsigned long long)found, (1ull << 40) + ~id);
-                else if (w[k] > 0)
-                    found = max((unsigned long long)found, (unsigned long long)id + 1);
-            }
-        }
+    int32_t run = (p.n_groups + 31) / 32, begin = lane * run, end = min(begin + run, p.n_groups), g = -1, id = -1;
+    double mine = 0, at;
+    for (int32_t i = begin; i < end; i++)
+        mine += p.sum[i];
+    at = scan_lanes(mine);
+    uint32_t passed = __ballot_sync(~0u, before + at > target && mine > 0);
+    if (before > target || !passed)
+        return -1;
+    const int who = __ffs(passed) - 1;
+    at = before + at - mine;
+    for (int32_t i = begin; lane == who && i < end; i++) {
+        if (p.sum[i] <= 0)
+            continue;
+        g = i; /* the last with mass, should rounding say that none passes */
+        if (at + p.sum[i] > target)
+            break;
+        at += p.sum[i];
     }
-    found = max_all(p, found);
-    return found >> 40 ? (int32_t) ~(uint32_t)found : (int32_t)((uint32_t)found - 1);
+    g = __shfl_sync(~0u, g, who);
+    at = __shfl_sync(~0u, at, who);
+    float w[4];
+    masses_of(p, c, g, w);
+    double own = ((double)w[0] + w[1]) + ((double)w[2] + w[3]), sum = at + scan_lanes(own) - own;
+    bool passes = false;
+    for (int k = 0; k < 4 && !passes; k++) {
+        sum += w[k];
+        id = w[k] > 0 ? p.id0 + g * GROUP + 4 * lane + k : id;
+        passes = w[k] > 0 && sum > target;
+    }
+    uint32_t first = __ballot_sync(~0u, passes), any = __ballot_sync(~0u, id >= 0);
+    return __shfl_sync(~0u, id, first ? __ffs(first) - 1 : 31 - __clz(any));
 }
 
 /* -- the list ---------------------------------------------------------------------------------------------------- */
 
-/* Append to rank 0's list what is kept by `keep` and lies in [from, to] (keys). Returns how many wanted in: more than
+/* Append to rank 0's list, which is empty, what is kept and lies in from .. to. Returns how many wanted in: more than
  * LIST means that the list is not whole. */
 template <bool cluster>
 static __device__ uint32_t gather(struct part<cluster> &p, struct cut keep, float from, float to)
@@ -332,11 +347,9 @@ static __device__ uint32_t gather(struct part<cluster> &p, struct cut keep, floa
     const int lane = threadIdx.x % 32;
     uint32_t *n = of_rank<cluster>(&p.s->n_list, 0);
     uint64_t *list = of_rank<cluster>(p.s->list, 0);
-    if (threadIdx.x == 0)
-        p.s->n_list = 0;
-    sync_all<cluster>();
+    const uint32_t key = key_of(from);
     for (int32_t g = threadIdx.x / 32; g < p.n_groups; g += WARPS) {
-        if (p.top[g] < key_of(from))
+        if (p.top[g] < key)
             continue;
         for (int k = 0; k < 4; k++) {
             int32_t i = g * GROUP + 4 * lane + k;
@@ -349,11 +362,10 @@ static __device__ uint32_t gather(struct part<cluster> &p, struct cut keep, floa
         }
     }
     sync_all<cluster>();
-    uint32_t found = *n;
-    return found;
+    return *n;
 }
 
-/* Rank 0: the list of n in descending order: larger logits first, then lower ids. (Bitonic, Batcher 1968.) */
+/* One CTA: its list of n in descending order. (Bitonic, Batcher 1968.) */
 static __device__ void sort_list(struct sample_shared *s, uint32_t n)
 {
     uint32_t all = 2;
@@ -365,9 +377,9 @@ static __device__ void sort_list(struct sample_shared *s, uint32_t n)
     for (uint32_t size = 2; size <= all; size *= 2)
         for (uint32_t d = size / 2; d; d /= 2) {
             for (uint32_t i = threadIdx.x; i < all / 2; i += THREADS) {
-                uint32_t a = 2 * d * (i / d) + i % d, b = a + d;
+                uint32_t low = i & (d - 1), a = 2 * (i - low) + low, b = a + d;
                 uint64_t x = s->list[a], y = s->list[b];
-                if (x < y == !(a & size)) {
+                if ((x < y) == !(a & size)) {
                     s->list[a] = y;
                     s->list[b] = x;
                 }
@@ -381,44 +393,99 @@ static __device__ inline struct cut cut_at(const struct sample_shared *s, uint32
     return {float_of((uint32_t)(s->list[i] >> 32)), (int32_t) ~(uint32_t)s->list[i]};
 }
 
-/* A logit that at least k are not below: the k-th largest group maximum, rounded down to 16 bits. k <= all groups. */
+/* A logit that at least k are not below: the k-th largest of group maxima (a few groups together), rounded down to 16
+ * bits. */
 template <bool cluster> static __device__ float floor_of(struct part<cluster> &p, int32_t k)
 {
-    uint32_t mine[FLOOR_GROUPS / THREADS], floor = 0; /* this thread's group maxima */
+    if (threadIdx.x < 32) {
+        uint32_t key[FLOOR_KEYS] = {}, floor = 0;
+        if (cluster) {
 #pragma unroll
-    for (int i = 0; i < FLOOR_GROUPS / THREADS; i++) {
-        int32_t g = (int32_t)threadIdx.x + i * THREADS;
-        mine[i] = 0;
-        if (g < p.all_groups)
-            mine[i] = cluster ? of_rank<cluster>(p.top, g / p.n_groups)[g % p.n_groups] : p.top[g];
-    }
-    for (uint32_t bit = 0x80000000u; bit >= 0x10000u; bit /= 2) {
-        int count = 0;
+            for (int r = 0; r < CLUSTER; r++) {
+                const uint32_t *top = of_rank<cluster>(p.top, r);
 #pragma unroll
-        for (int i = 0; i < FLOOR_GROUPS / THREADS; i++)
-            if (i * THREADS < p.all_groups)
-                count += __syncthreads_count(mine[i] >= (floor | bit));
-        if (count >= k)
-            floor |= bit;
+                for (int j = 0; j < 8; j++)
+                    if ((int32_t)threadIdx.x + 32 * j < p.n_groups)
+                        key[r % 4 * 4 + j % 4] = max(key[r % 4 * 4 + j % 4], top[threadIdx.x + 32 * j]);
+            }
+        } else {
+            for (int32_t g = threadIdx.x; g < p.n_groups; g += 32 * FLOOR_KEYS)
+#pragma unroll
+                for (int j = 0; j < FLOOR_KEYS; j++)
+                    if (g + 32 * j < p.n_groups)
+                        key[j] = max(key[j], p.top[g + 32 * j]);
+        }
+        for (uint32_t bit = 0x80000000u; bit >= 0x10000u; bit /= 2) {
+            uint32_t count = 0;
+#pragma unroll
+            for (int i = 0; i < FLOOR_KEYS; i++)
+                count += key[i] >= (floor | bit);
+            if (__reduce_add_sync(~0u, count) >= (uint32_t)k)
+                floor |= bit;
+        }
+        if (threadIdx.x == 0)
+            p.s->floor = floor;
     }
-    return float_of(floor);
+    __syncthreads();
+    return float_of(p.s->floor);
 }
 
-/* The list of the k best, sorted; its floor is at or below the k-th. False when it is not whole. All CTAs. */
-template <bool cluster> static __device__ bool list_best(struct part<cluster> &p, int32_t k)
+/* How many maxima floor_of looks at; 0 when there are too many groups for it. */
+template <bool cluster> static __device__ int32_t floor_keys(const struct part<cluster> &p)
 {
-    if (k > p.all_groups || k > LIST || p.all_groups > FLOOR_GROUPS)
-        return false;
+    if (cluster)
+        return p.n_groups <= 256 ? 4 * min(p.n_groups, 128) : 0;
+    return min(p.n_groups, 32 * FLOOR_KEYS);
+}
+
+/* The list of the k best, sorted, and perhaps some more: returns how many; 0 when they are too many or k is, and then
+ * the list is empty. */
+template <bool cluster> static __device__ uint32_t list_best(struct part<cluster> &p, int32_t k)
+{
+    if (k > floor_keys(p) || k > LIST / 2)
+        return 0;
     float floor = floor_of(p, k);
     uint32_t n = gather(p, {-FLT_MAX, INT32_MAX}, fmaxf(floor, -FLT_MAX), FLT_MAX);
-    if (n > LIST)
-        return false;
+    if (n > LIST) {
+        tell_cut(p, {});
+        return 0;
+    }
     if (p.rank == 0)
         sort_list(p.s, n);
-    return true;
+    return n;
+}
+
+/* One CTA: masses of the first n of its list. */
+template <bool cluster> static __device__ void weigh_list(const struct part<cluster> &p, uint32_t n, enum mass mass)
+{
+    for (uint32_t i = threadIdx.x; i < n; i += THREADS)
+        p.s->mass[i] = mass == ONE ? 1 : fixed(weight(p, cut_at(p.s, i).value));
+    __syncthreads();
+}
+
+/* One CTA, its list sorted and weighed: along it until the mass reaches the target; the index there, at most n - 1. */
+template <bool cluster>
+static __device__ uint32_t walk(const struct part<cluster> &p, uint32_t n, uint64_t before, uint64_t target)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    for (uint32_t i = 0; i < n; i += 32) { /* all warps alike */
+        uint64_t sum = before + scan_lanes<unsigned long long>(i + lane < n ? p.s->mass[i + lane] : 0);
+        uint32_t reaches = __ballot_sync(~0u, sum >= target && i + lane < n);
+        if (reaches)
+            return i + (uint32_t)__ffs(reaches) - 1;
+        before = __shfl_sync(~0u, sum, 31);
+    }
+    return n - 1;
 }
 
 /* -- cuts -------------------------------------------------------------------------------------------------------- */
+
+/* Where a cut is looked for: among what is kept, in lo .. hi. */
+struct range {
+    struct cut keep;
+    float lo, hi;
+    enum mass mass;
+};
 
 /* Bucket of l, which lies in lo .. hi: 0 for hi, growing as l falls. */
 static __device__ inline uint32_t bin_of(float l, float hi, float scale)
@@ -426,26 +493,30 @@ static __device__ inline uint32_t bin_of(float l, float hi, float scale)
     return min((uint32_t)((hi - l) * scale), BINS - 1u);
 }
 
-/* Masses of what is kept in lo .. hi by buckets; then s->bin is the bucket in which `before` and they reach the target
- * (or the last that has any), s->bin_before the mass above it. */
+static __device__ inline bool in_range(struct range r, float l, int32_t id)
+{
+    return l >= r.lo && l <= r.hi && keeps(r.keep, l, id);
+}
+
+/* Masses by buckets, of the whole row, then: s->bin is the bucket in which `before` and they reach the target (or the
+ * last that has any), s->bin_before the mass above it. The list is empty. */
 template <bool cluster>
-static __device__ void fill_bins(struct part<cluster> &p, struct cut keep, float lo, float hi, float scale,
-                                 enum mass mass, uint64_t before, uint64_t target)
+static __device__ void fill_bins(struct part<cluster> &p, struct range r, float scale, uint64_t before, uint64_t target)
 {
     struct sample_shared *s = p.s;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    s->all[threadIdx.x] = 0;
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, key = key_of(r.lo);
     static_assert(BINS == THREADS, "a thread a bucket");
+    s->all[threadIdx.x] = 0;
     __syncthreads();
     for (int32_t g = warp; g < p.n_groups; g += WARPS) {
-        if (p.top[g] < key_of(lo))
+        if (p.top[g] < key)
             continue;
         for (int k = 0; k < 4; k++) {
             int32_t i = g * GROUP + 4 * lane + k;
             float l = p.l[i];
-            if (l < lo || l > hi || !keeps(keep, l, p.id0 + i))
+            if (!in_range(r, l, p.id0 + i))
                 continue;
-            uint32_t m = mass == ONE ? 1 : fixed(weight(p, l)), bin = bin_of(l, hi, scale);
+            uint32_t m = r.mass == ONE ? 1 : fixed(weight(p, l)), bin = bin_of(l, r.hi, scale);
             if (!cluster) {
                 atomicAdd(&s->all[bin], m);
                 continue;
@@ -456,27 +527,22 @@ static __device__ void fill_bins(struct part<cluster> &p, struct cut keep, float
         }
     }
     sync_all<cluster>();
-    uint64_t own = 0, sum;
-    for (int r = 0; cluster && r < p.n_ranks; r++)
-        own += ((uint64_t)of_rank<cluster>(s->high, r)[threadIdx.x] << 16) + of_rank<cluster>(s->low, r)[threadIdx.x];
-    own = cluster ? own : s->all[threadIdx.x];
-    sum = own;
-    for (int k = 1; k < 32; k *= 2) {
-        uint64_t below = __shfl_up_sync(~0u, sum, k);
-        sum += lane >= k ? below : 0;
-    }
+    uint64_t own = cluster ? 0 : s->all[threadIdx.x], sum;
+#pragma unroll
+    for (int k = 0; cluster && k < CLUSTER; k++)
+        own += ((uint64_t)of_rank<cluster>(s->high, k)[threadIdx.x] << 16) + of_rank<cluster>(s->low, k)[threadIdx.x];
+    sum = scan_lanes<unsigned long long>(own);
     if (lane == 31)
         s->warp_u[warp] = sum;
     if (threadIdx.x == 0)
-        s->bin = 0;
+        s->bin = s->n_list = 0;
     __syncthreads();
-    for (int w = 0; w < warp; w++)
+    for (uint32_t w = 0; w < warp; w++)
         sum += s->warp_u[w];
     sum += before;
-    /* the first that reaches the target, else the last with any mass: as a maximum over ~bin and bin */
+    /* the first that reaches the target, else the last with any mass: as a maximum */
     bool reaches = own && sum >= target;
-    uint32_t rank_of = reaches ? 0x80000000u | (BINS - threadIdx.x) : own ? threadIdx.x : 0;
-    atomicMax(&s->bin, rank_of);
+    atomicMax(&s->bin, reaches ? 0x80000000u | (BINS - threadIdx.x) : own ? threadIdx.x : 0);
     __syncthreads();
     uint32_t best = s->bin, bin = best & 0x80000000u ? BINS - (best & 0x7fffffffu) : best;
     __syncthreads();
@@ -487,75 +553,62 @@ static __device__ void fill_bins(struct part<cluster> &p, struct cut keep, float
     sync_all<cluster>(); /* the others have read this CTA's bins */
 }
 
-/* Least and largest of what is kept in the bucket. */
+/* r narrowed to the least and largest in the bucket. */
 template <bool cluster>
-static __device__ void bin_range(struct part<cluster> &p, struct cut keep, float *lo, float *hi, float scale,
-                                 uint32_t bin)
+static __device__ struct range bin_range(struct part<cluster> &p, struct range r, float scale, uint32_t bin)
 {
     const int lane = threadIdx.x % 32;
-    uint32_t least = 0, most = 0; /* ~key, key */
+    uint32_t least = 0, most = 0, key = key_of(r.lo); /* ~key, key */
     for (int32_t g = threadIdx.x / 32; g < p.n_groups; g += WARPS) {
-        if (p.top[g] < key_of(*lo))
+        if (p.top[g] < key)
             continue;
         for (int k = 0; k < 4; k++) {
             int32_t i = g * GROUP + 4 * lane + k;
             float l = p.l[i];
-            if (l < *lo || l > *hi || !keeps(keep, l, p.id0 + i) || bin_of(l, *hi, scale) != bin)
+            if (!in_range(r, l, p.id0 + i) || bin_of(l, r.hi, scale) != bin)
                 continue;
             least = max(least, ~key_of(l));
             most = max(most, key_of(l));
         }
     }
-    *lo = float_of(~(uint32_t)max_all(p, least));
-    *hi = float_of((uint32_t)max_all(p, most));
+    r.lo = float_of(~(uint32_t)max_all(p, least));
+    r.hi = float_of((uint32_t)max_all(p, most));
+    return r;
 }
 
-/* Rank 0: along the sorted list until the mass reaches the target; at least one. */
+/* The cut of the shortest run of kept ones, best first, whose mass reaches the target; all mass that matters lies in
+ * the range. */
 template <bool cluster>
-static __device__ struct cut walk(const struct part<cluster> &p, uint32_t n, enum mass mass, uint64_t before,
-                                  uint64_t target)
-{
-    uint32_t i = 0;
-    for (; i + 1 < n; i++) {
-        before += mass == ONE ? 1 : fixed(weight(p, cut_at(p.s, i).value));
-        if (before >= target)
-            break;
-    }
-    return cut_at(p.s, i);
-}
-
-/* The cut of the shortest run of kept ones, best first, whose mass reaches the target; all mass that matters lies in lo
- * .. hi, both of which are logits or bounds. */
-template <bool cluster>
-static __device__ __noinline__ struct cut find_cut(struct part<cluster> &p, struct cut keep, float lo, float hi,
-                                                   enum mass mass, uint64_t target)
+static __device__ __noinline__ struct cut find_cut(struct part<cluster> &p, struct range r, uint64_t target)
 {
     uint64_t above = 0;
     for (;;) {
-        float scale = (float)((BINS - 1) / ((double)hi - lo));
-        if (!(hi > lo) || !(scale < FLT_MAX))
+        float scale = (float)((BINS - 1) / ((double)r.hi - r.lo));
+        if (!(r.hi > r.lo) || !(scale < FLT_MAX))
             break;
-        fill_bins(p, keep, lo, hi, scale, mass, above, target);
-        uint32_t bin = p.s->bin;
+        fill_bins(p, r, scale, above, target);
         above = p.s->bin_before;
-        bin_range(p, keep, &lo, &hi, scale, bin);
-        uint32_t n = gather(p, keep, lo, hi);
+        r = bin_range(p, r, scale, p.s->bin);
+        uint32_t n = gather(p, r.keep, r.lo, r.hi);
         if (n <= LIST) {
             struct cut c = {};
             if (p.rank == 0) {
                 sort_list(p.s, n);
-                c = walk(p, n, mass, above, target);
+                weigh_list(p, n, r.mass);
+                c = cut_at(p.s, walk(p, n, above, target));
             }
             return tell_cut(p, c);
         }
     }
     /* many equal logits: by id */
-    struct cut c = {hi, INT32_MAX};
-    uint64_t each = mass == ONE ? 1 : fixed(weight(p, hi));
+    struct count equal = {{r.hi, INT32_MAX}, 0, ONE};
+    uint64_t each = r.mass == ONE ? 1 : fixed(weight(p, r.hi));
     double before, want = target > above && each ? (double)((target - above + each - 1) / each) : 1;
-    sum_kept(p, c, 0, ONE, &before);
-    c.id = find_kept(p, c, 0, ONE, want - 0.5, before);
-    return c;
+    double most = sum_kept(p, equal, &before);
+    if (threadIdx.x == 0)
+        p.s->n_list = 0;
+    int32_t id = threadIdx.x < 32 ? find_kept(p, equal, fmin(want, most) - 0.5, before) : -1;
+    return {r.hi, (int32_t)max_all(p, (uint64_t)(id + 1)) - 1};
 }
 
 #endif

@@ -197,10 +197,13 @@ gpu-test: all $(GPU_TESTS) ##6 the tests of the CUDA backend (each skips where t
 gpu-bench: all $(B)/tests/bench/bench_gpu ##6 steps and sampler on the GPU beside what its memory allows, JSON rows (ROWS="E1 K11")
 	@for row in $(or $(ROWS),E1 E3 E4 K11); do $(B)/tests/bench/bench_gpu $$row || exit 1; done
 
+gpu-serve: all $(B)/tests/bench/bench_gpu ##6 a server on the GPU over HTTP: saturated, and first tokens, JSON rows (BENCH_ARGS=...)
+	@python3 tests/bench/bench_gpu_serve.py --hearthd $(B)/hearthd --bench-gpu $(B)/tests/bench/bench_gpu $(BENCH_ARGS)
+
 gpu-bundle: all $(GPU_TESTS) $(B)/tests/bench/bench_gpu ##6 pack programs, libraries and scripts for a GPU host: build/gpu-bundle.tar.gz
 	@bash scripts/gpu_bundle.sh $(B) $(B)/gpu-bundle.tar.gz $(GPU_TESTS) $(B)/tests/bench/bench_gpu
 
-.PHONY: gpu-test gpu-bench gpu-bundle
+.PHONY: gpu-test gpu-bench gpu-serve gpu-bundle
 # -- set-up and running
 serve: ##1 set up, build, get the default model and serve it (MODEL=PATH: another; ARGS="--port 9000": flags)
 	@bash scripts/deps.sh

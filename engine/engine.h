@@ -74,6 +74,12 @@ struct engine_plan {
  * written: its n_blocks is 0 and the rest as far as it is known. */
 int engine_make_plan(const struct engine_config *c, struct engine_plan *out, struct err *e);
 
+/* Find the scales of kv8 for the model on the text ids[n], n >= 1, at most what it was trained for: it is prefilled
+ * with 16-bit KV, and the largest magnitude of a layer, kv head and side decides (kv/scales.h). They go to a file
+ * beside the model, whose path is written to path[size]. Loads the model in this process. 0 or -errno with e. */
+int engine_calibrate(const struct engine_config *c, const int32_t *ids, uint32_t n, char *path, size_t size,
+                     struct err *e);
+
 struct engine_sampling {
     float temperature;                                   /* 0 = greedy */
     float top_p, min_p, repetition, presence, frequency; /* off: 1, 0, 1, 0, 0 */

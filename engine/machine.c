@@ -4,6 +4,7 @@
 #include "engine/base/log.h"
 #include "engine/base/sys.h"
 #include "engine/compute/load_cuda.h"
+#include "engine/kv/scales.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -187,6 +188,45 @@ static int take_fingerprint(struct machine *m, struct err *e)
     return 0;
 }
 
+/* scales[n] of the file beside the model, or 1 and a warning. */
+static int find_scales(const struct machine *m, float *scales, size_t n, struct err *e)
+{
+    const struct kv_layout *l = &m->layout;
+    const char *model = m->config.model;
+    char path[sizeof m->config.model + 8];
+    int ret = -ENOENT;
+    if (strncmp(model, "random:", 7) != 0 && scales_path(path, sizeof path, model) == 0)
+        ret = scales_read(path, l->n_layers, l->n_kv_heads, scales, e);
+    if (ret != -ENOENT)
+        return ret;
+    for (size_t i = 0; i < n; i++)
+        scales[i] = 1;
+    log_warn("kv scales", "model=%s scale=1 next=\"kv8 is less exact without; hearthd --calibrate makes them\"", model);
+    return 0;
+}
+
+/* Scales of kv8 to the backend and its views. They decide what blocks mean, so they are part of the fingerprint. */
+static int load_scales(struct machine *m, struct err *e)
+{
+    const struct kv_layout *l = &m->layout;
+    const size_t n = 2 * (size_t)l->n_layers * l->n_kv_heads, bytes = n * sizeof(float);
+    float *host = malloc(bytes);
+    struct hash_state *h = hash_open();
+    m->scales = backend_ops(m->be)->alloc(m->be, bytes);
+    int ret = host && h && m->scales ? find_scales(m, host, n, e) : err_set(e, ENOMEM, "KV scales: out of memory");
+    if (!ret)
+        backend_ops(m->be)->upload(m->be, m->scales, host, bytes);
+    for (uint32_t i = 0; !ret && i < l->n_layers; i++)
+        m->views[i].scale = m->scales + 2 * (size_t)i * l->n_kv_heads;
+    if (h) {
+        hash_field(h, 1, m->fingerprint.b, sizeof m->fingerprint.b);
+        hash_field(h, 2, host, host ? bytes : 0);
+        hash_finish(h, &m->fingerprint);
+    }
+    free(host);
+    return ret;
+}
+
 int machine_open(struct machine *m, const struct engine_config *c,
                  int (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, struct err *e)
 {
@@ -222,7 +262,7 @@ int machine_open(struct machine *m, const struct engine_config *c,
         m->views[i] = kv_layout_view(&m->layout, m->pool, i);
     if ((ret = arch->open(&m->model, m->be, m->loader, (int32_t)m->config.max_rows, (int32_t)m->config.max_seqs,
                           progress, ctx, e)) ||
-        (ret = take_fingerprint(m, e)))
+        (ret = take_fingerprint(m, e)) || (m->layout.format == KV_FORMAT_KV8 && (ret = load_scales(m, e))))
         goto fail;
     snprintf(m->device, sizeof m->device, "%s", ops->describe(m->be));
     log_info("engine load", "model=%s arch=%s backend=%s device=\"%s\" ctx=%u blocks=%u block_tokens=%u kv_bytes=%llu",
@@ -238,6 +278,9 @@ void machine_close(struct machine *m)
 {
     if (m->model)
         model_head(m->model)->ops->close(m->model);
+    if (m->scales)
+        backend_ops(m->be)->release(m->be, m->scales,
+                                    2 * (size_t)m->layout.n_layers * m->layout.n_kv_heads * sizeof *m->scales);
     if (m->pool)
         backend_ops(m->be)->release(m->be, m->pool, m->plan.kv_bytes);
     if (m->be)

@@ -19,6 +19,7 @@ struct machine {
     struct kv_layout layout;
     void *pool;            /* n_blocks blocks in backend memory */
     struct kv_view *views; /* [n_layers] */
+    float *scales;         /* kv8: [n_layers][n_kv_heads][K, V] in backend memory */
     struct hash_key fingerprint;
     int32_t vocab;
     struct loader *loader;

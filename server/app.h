@@ -16,6 +16,8 @@
 #include "server/reply.h"
 #include "server/workers.h"
 
+#include <stdio.h>
+
 struct gen;
 struct app_sessions;
 
@@ -70,6 +72,10 @@ struct app {
 /* Would it start? The model's header, tokenizer and chat template, and the API keys are read; nothing is opened or
  * loaded. 0 or -errno with e. */
 int app_check(const struct config *conf, struct engine_plan *out, struct err *e);
+/* Write the scales of kv8 beside the model, from a text of at least CALIBRATE_TOKENS_MIN tokens; *n: tokens used, path:
+ * the file. 0 or -errno with e. */
+#define CALIBRATE_TOKENS_MIN 64
+int app_calibrate(const struct config *conf, FILE *text, uint32_t *n, char *path, size_t size, struct err *e);
 /* Everything but the engine's weights is ready on return; listeners are open. 0 or -errno with e. */
 int app_open(struct app *a, const struct config *conf, struct err *e);
 /* Serve until SIGTERM/SIGINT has been drained. 0, or -errno with e (the engine could not start, ...). */

@@ -28,6 +28,7 @@ void app_engine_config(const struct config *conf, struct engine_config *out)
 {
     static const char *const backends[] = {"auto", "cpu", "cuda"};
     static const char *const isas[] = {"auto", "ref", "avx2", "avx512"};
+    static const enum kv_format formats[] = {KV_FORMAT_KV16, KV_FORMAT_KV32, KV_FORMAT_KV8};
     memset(out, 0, sizeof *out);
     if (conf->model.random)
         snprintf(out->model, sizeof out->model, "random:%s", conf->model.random);
@@ -39,7 +40,7 @@ void app_engine_config(const struct config *conf, struct engine_config *out)
     out->ctx_tokens = (uint32_t)conf->ctx_size;
     out->kv_bytes = conf->kv.bytes;
     out->block_tokens = (uint32_t)conf->kv.block_tokens;
-    out->kv_format = conf->kv.format == CONFIG_KV32 ? KV_FORMAT_KV32 : KV_FORMAT_KV16;
+    out->kv_format = formats[conf->kv.format];
     out->dram_bytes = conf->kv.dram.bytes;
     for (size_t i = 0, n = 0; i < conf->kv.nvme.dirs.n && n < sizeof out->nvme_dirs; i++)
         n += (size_t)snprintf(out->nvme_dirs + n, sizeof out->nvme_dirs - n, "%s%s", i ? "," : "",
@@ -57,6 +58,8 @@ void app_engine_config(const struct config *conf, struct engine_config *out)
     out->no_prefix_cache = !conf->kv.prefix_cache;
     out->log_level = (uint8_t)conf->log.level;
 }
+
+#define CALIBRATE_BYTES_MAX (4u << 20)
 
 static const char *model_source(const struct config *conf)
 {
@@ -222,6 +225,33 @@ int app_check(const struct config *conf, struct engine_plan *out, struct err *e)
     if (!ret && conf->auth.key_file)
         ret = auth_open(&a.auth, conf->auth.key_file, e);
     *out = a.plan;
+    app_close(&a);
+    return ret;
+}
+
+int app_calibrate(const struct config *conf, FILE *text, uint32_t *n, char *path, size_t size, struct err *e)
+{
+    struct app a = {.conf = conf, .signals = -1};
+    struct engine_config ec;
+    struct str all = {0};
+    struct token_ids ids = {0};
+    char buf[4096];
+    app_engine_config(conf, &ec);
+    int ret = hash_init_library() ? err_set(e, ENOTSUP, "libcrypto has no SHA-256") : engine_make_plan(&ec, &a.plan, e);
+    if (!ret)
+        ret = app_open_text(&a, e);
+    for (size_t k; !ret && all.len < CALIBRATE_BYTES_MAX && (k = fread(buf, 1, sizeof buf, text)) > 0;)
+        str_add(&all, buf, k);
+    if (!ret)
+        ret = tokenizer_encode(a.tok, str_text(&all), all.len, false, &ids, e);
+    if (!ret && ids.n < CALIBRATE_TOKENS_MIN)
+        ret = err_set(e, EINVAL, "--calibrate: the text on stdin has %zu tokens, needs %d; give a few pages", ids.n,
+                      CALIBRATE_TOKENS_MIN);
+    *n = ids.n < a.plan.ctx_train ? (uint32_t)ids.n : a.plan.ctx_train;
+    if (!ret)
+        ret = engine_calibrate(&ec, ids.ids, *n, path, size, e);
+    free(ids.ids);
+    str_fini(&all);
     app_close(&a);
     return ret;
 }

@@ -95,6 +95,16 @@ static int check(const struct config *c, struct err *e)
     return EXIT_SUCCESS;
 }
 
+static int calibrate(const struct config *c, struct err *e)
+{
+    char path[4200];
+    uint32_t n;
+    if (app_calibrate(c, stdin, &n, path, sizeof path, e) != 0)
+        return say_error(e);
+    printf("%s: scales of kv8 from %u tokens\n", path, n);
+    return EXIT_SUCCESS;
+}
+
 static int serve(const struct config *c, struct err *e)
 {
     struct app a;
@@ -160,6 +170,9 @@ int main(int argc, char **argv)
         break;
     case OPTIONS_CHECK:
         ret = check(&c, &e);
+        break;
+    case OPTIONS_CALIBRATE:
+        ret = calibrate(&c, &e);
         break;
     default:
         ret = serve(&c, &e);

@@ -41,6 +41,8 @@ static const struct flag flags[] = {
      "every key with default, limits and meaning, then exit"},
     {"Instead of serving", "--check", NULL, FLAG_ACTION, NULL, OPTIONS_CHECK, "check configuration and model header"},
     {NULL, "--plan", NULL, FLAG_ACTION, NULL, OPTIONS_PLAN, "what would fit in memory; nothing is loaded"},
+    {NULL, "--calibrate", NULL, FLAG_ACTION, NULL, OPTIONS_CALIBRATE,
+     "read a text on stdin, write the scales of kv.format kv8 beside the model"},
     {NULL, "--hash-key", NULL, FLAG_ACTION, NULL, OPTIONS_HASH_KEY,
      "read an API key on stdin, print its line for the key file (=NAME names it)"},
     {NULL, "--version", NULL, FLAG_ACTION, NULL, OPTIONS_VERSION, "version, commit and libraries"},
@@ -221,7 +223,8 @@ static int apply_flags(struct config *c, const struct line *l, enum flag_kind ki
 
 static int need_model(const struct options *o, const struct config *c, struct err *e)
 {
-    bool needed = o->action == OPTIONS_SERVE || o->action == OPTIONS_CHECK || o->action == OPTIONS_PLAN;
+    bool needed = o->action == OPTIONS_SERVE || o->action == OPTIONS_CHECK || o->action == OPTIONS_PLAN ||
+                  o->action == OPTIONS_CALIBRATE;
     if (!needed || c->model.path || c->model.random)
         return 0;
     return err_set(e, EINVAL,

@@ -16,6 +16,7 @@ enum options_action {
     OPTIONS_PRINT_CONFIG, /* config_print */
     OPTIONS_CHECK,        /* configuration and model header */
     OPTIONS_PLAN,         /* what would fit, nothing loaded */
+    OPTIONS_CALIBRATE,    /* scales of kv8 from a text on stdin: app_calibrate */
     OPTIONS_HASH_KEY      /* a key on stdin to its line for the key file: auth_hash_line */
 };
 
@@ -26,7 +27,8 @@ struct options {
 };
 
 /* Read argv[1..argc) and env (as environ). c is initialised here; config_fini it whatever comes back. HELP, HELP_KEYS,
- * VERSION and HASH_KEY look at nothing but the command line. SERVE, CHECK and PLAN have a model set on return.
+ * VERSION and HASH_KEY look at nothing but the command line. SERVE, CHECK, PLAN and CALIBRATE have a model set on
+ * return.
  * 0, or -EINVAL (-ENOENT, ... of the file) with the sentence. */
 int options_parse(struct options *o, struct config *c, int argc, char **argv, char *const *env, struct err *e);
 

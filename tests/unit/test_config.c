@@ -289,7 +289,7 @@ START_TEST(test_variables_go_over_the_file_and_strangers_are_left_alone)
     ck_assert_str_eq(c.listen.v[1], "[::1]:2");
     char *bad[] = {"HEARTH_KV_FORMAT=int4", NULL};
     ck_assert_int_eq(config_load_env(&c, bad, &e), -EINVAL);
-    ck_assert_str_eq(e.text, "HEARTH_KV_FORMAT: kv.format int4: must be kv16 or kv32 (default kv16)");
+    ck_assert_str_eq(e.text, "HEARTH_KV_FORMAT: kv.format int4: must be kv16, kv32 or kv8 (default kv16)");
     config_fini(&c);
 }
 END_TEST

@@ -140,6 +140,7 @@ static void op_close(struct backend *be)
     prefill_close(c);
     stage_free(&c->load[0]);
     stage_free(&c->load[1]);
+    reader_stop(c);
     gemm_close(c);
     pass_close(&c->pass);
     CU(cudaFree(c->x8));
@@ -242,6 +243,8 @@ extern "C" __attribute__((visibility("default"))) const struct backend_ops heart
     .copy = op_copy,
     .weight_load = cuda_weight_load,
     .weight_make = cuda_weight_make,
+    .weight_read = cuda_weight_read,
+    .weight_wait = cuda_weight_wait,
     .weight_free = cuda_weight_free,
     .weight_bytes = cuda_weight_bytes,
     .pass_begin = cuda_pass_begin,

@@ -113,6 +113,7 @@ struct cuda {
     struct prefill prefill;
     struct stage_slot load[2]; /* pieces of weights on their way */
     int load_turn;
+    struct reader *reader; /* of model files, while they are read */
     struct sampler *sampler;
 };
 
@@ -186,15 +187,34 @@ void cuda_linear_silu(struct backend *be, void *out, float *gu, const void *x, c
 
 /* Memory for the parts and the weight that lies there, still without its rows. 0, -ENOTSUP, -ENOMEM. */
 int weight_open(struct cuda *c, struct weight *out, const struct weight_part *parts, int n_parts, struct err *e);
-/* At most weight_rows_max rows from `row` on are to be written there, bfloat16 in cuda_pad(cols) columns, on the
- * stream; then weight_end. */
+#define WEIGHT_WIDE_BYTES (32u << 20) /* of rows that are bfloat16 on their way into 8 bits: `wide` below */
+
+/* At most weight_rows_max rows from `row` on are to be written there, bfloat16 in cuda_pad(cols) columns; then
+ * weight_end. */
 int32_t weight_rows_max(const struct weight *w);
-__nv_bfloat16 *weight_begin(struct cuda *c, const struct weight *w, int32_t row);
-void weight_end(struct cuda *c, const struct weight *w, int32_t row, int32_t n);
+__nv_bfloat16 *weight_begin(const struct weight *w, int32_t row, __nv_bfloat16 *wide);
+void weight_end(cudaStream_t stream, const struct weight *w, int32_t row, int32_t n, const __nv_bfloat16 *wide);
+
+struct decode_args {
+    const uint8_t *rows; /* on the card, without gaps */
+    uint32_t dtype;
+    int32_t cols, head_dim; /* head_dim: as in struct weight_part */
+};
+
+/* Queue: n rows into w from row `row` on. */
+void weight_decode(cudaStream_t stream, const struct weight *w, int32_t row, int32_t n, const struct decode_args *a,
+                   __nv_bfloat16 *wide);
 int cuda_weight_load(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
                      struct err *e);
 int cuda_weight_make(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
                      struct err *e);
+/* -- read.cu */
+int cuda_weight_read(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
+                     struct err *e);
+int cuda_weight_wait(struct backend *be, struct err *e);
+/* Drop what is queued and wait for what is on its way. */
+void reader_stop(struct cuda *c);
+
 void cuda_weight_free(struct backend *be, struct weight *w);
 uint64_t cuda_weight_bytes(uint32_t dtype, int32_t rows, int32_t cols);
 

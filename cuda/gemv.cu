@@ -305,21 +305,20 @@ typedef void gemv_fn(const struct gemv_args);
 #define RG   2 /* groups of 8 rows of W a tile */
 #define TILE (8 * RG)
 
-/* Enough tiles for two CTAs on each SM: 8 warps share one, else 16. Of (N, K) alone, as gemv.cu promises. */
-static bool many_tiles(const struct cuda *c, int32_t n)
+/* Warps of a CTA: 8 where there are tiles enough for two CTAs on each SM, else 16. Of N alone, as gemv.cu promises. */
+static int warps_for(const struct cuda *c, int32_t n)
 {
-    return n >= 2 * TILE * c->n_sm;
+    return n >= 2 * TILE * c->n_sm ? 8 : 16;
 }
 
-static gemv_fn *kernel_for(bool many, bool more_rows, bool fp8)
+/* deep: buffers of two steps, which take the registers of a second CTA of 16 warps. */
+template <bool F8> static gemv_fn *kernel_for(int warps, bool deep, bool more_rows)
 {
-    if (fp8)
-        return many        ? more_rows ? gemv_kernel<RG, 8, 1, 2, true> : gemv_kernel<RG, 8, 1, 1, true>
-                      : more_rows ? gemv_kernel<RG, 16, 1, 2, true>
-                           : gemv_kernel<RG, 16, 1, 1, true>;
-    return many        ? more_rows ? gemv_kernel<RG, 8, 1, 2, false> : gemv_kernel<RG, 8, 2, 1, false>
-                  : more_rows ? gemv_kernel<RG, 16, 1, 2, false>
-                       : gemv_kernel<RG, 16, 2, 1, false>;
+    if (more_rows)
+        return warps == 8 ? gemv_kernel<RG, 8, 1, 2, F8> : gemv_kernel<RG, 16, 1, 2, F8>;
+    if (warps == 8)
+        return deep ? gemv_kernel<RG, 8, 2, 1, F8> : gemv_kernel<RG, 8, 1, 1, F8>;
+    return deep ? gemv_kernel<RG, 16, 2, 1, F8> : gemv_kernel<RG, 16, 1, 1, F8>;
 }
 
 int32_t gemv_tiles(int32_t n)
@@ -330,7 +329,9 @@ int32_t gemv_tiles(int32_t n)
 void gemv_run(struct cuda *c, const struct linear_args *a)
 {
     const struct weight *w = a->w;
-    bool fp8 = fp8_is(w), many = many_tiles(c, w->rows);
+    bool fp8 = fp8_is(w);
+    int warps = warps_for(c, w->rows);
+    bool deep = warps == 8 ? !fp8 : gemv_tiles(w->rows) <= c->n_sm;
     int32_t k = cuda_pad(w->cols);
     struct gemv_args g = {.w = (const uint8_t *)w->part[0].data,
                           .scale = fp8 ? fp8_scales(w) : NULL,
@@ -349,9 +350,10 @@ void gemv_run(struct cuda *c, const struct linear_args *a)
     early.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t how = {};
     how.gridDim = dim3((unsigned)(a->kind == LINEAR_SILU ? (g.stride + TILE / 2 - 1) / (TILE / 2) : gemv_tiles(g.n)));
-    how.blockDim = dim3(many ? 256 : 512);
+    how.blockDim = dim3(32 * (unsigned)warps);
     how.stream = c->stream;
     how.attrs = &early;
     how.numAttrs = c->major >= 9 ? 1 : 0;
-    CU(cudaLaunchKernelEx(&how, kernel_for(many, a->n_rows > 8, fp8), g));
+    CU(cudaLaunchKernelEx(
+        &how, fp8 ? kernel_for<true>(warps, deep, a->n_rows > 8) : kernel_for<false>(warps, deep, a->n_rows > 8), g));
 }

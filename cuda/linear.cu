@@ -46,7 +46,7 @@ static void multiply(struct cuda *c, const struct linear_args *a, void *out, int
                           .rows = a->n_rows,
                           .kind = kind};
     if (fp8_is(w)) {
-        fp8_quantise(c, c->x8, c->x8_scale, a->x, a->n_rows, w->cols);
+        fp8_quantise(c->stream, c->x8, c->x8_scale, a->x, a->n_rows, w->cols);
         g.x = c->x8;
         g.w_scale = fp8_scales(w);
         g.x_scale = c->x8_scale;

@@ -33,11 +33,11 @@ static void make_rows(struct cuda *c, const struct weight *w, int32_t first, con
     for (int32_t r = 0; r < p->rows; r += at_once) {
         int32_t n = p->rows - r < at_once ? p->rows - r : at_once;
         uint64_t before = (uint64_t)r * (uint64_t)p->cols / 4, words = (uint64_t)n * (uint64_t)p->cols / 4;
-        make_kernel<<<(unsigned)c->n_sm * 16, THREADS, 0, c->stream>>>(weight_begin(c, w, first + r), words,
+        make_kernel<<<(unsigned)c->n_sm * 16, THREADS, 0, c->stream>>>(weight_begin(w, first + r, c->wide), words,
                                                                        p->made_key + before * 0x9E3779B97F4A7C15u,
                                                                        p->made_scale, p->cols, cuda_pad(p->cols));
         LAUNCHED();
-        weight_end(c, w, first + r, n);
+        weight_end(c->stream, w, first + r, n, c->wide);
     }
 }
 

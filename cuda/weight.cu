@@ -12,23 +12,23 @@
 
 #define THREADS    256
 #define LOAD_BYTES (8u << 20)
-#define WIDE_BYTES (32u << 20) /* rows that are bfloat16 in between */
 
-/* Element count that a thread decodes: a block of the block types. */
-static __global__ void decode_kernel(__nv_bfloat16 *out, const uint8_t *rows, uint32_t dtype, int32_t n_rows,
-                                     int32_t cols, int32_t stride, uint64_t row_bytes, uint64_t chunk_bytes)
+/* Grid: blocks of 32 columns of rows; a thread decodes one. Rows of each head are put in half-split order when the file
+ * has them in pairs: 2 i + half comes to half * D / 2 + i. */
+static __global__ void decode_kernel(__nv_bfloat16 *out, const struct decode_args a, int32_t n_rows, int32_t stride,
+                                     uint64_t row_bytes, uint64_t chunk_bytes)
 {
-    const int32_t per_row = (stride + QUANT_BLOCK - 1) / QUANT_BLOCK;
+    const int32_t per_row = (stride + QUANT_BLOCK - 1) / QUANT_BLOCK, d = a.head_dim;
     size_t at = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (at >= (size_t)n_rows * per_row)
         return;
-    size_t r = at / per_row;
+    size_t r = at / per_row, to = d ? r / d * d + r % 2 * (d / 2) + r % d / 2 : r;
     int32_t k0 = (int32_t)(at % per_row) * QUANT_BLOCK;
     float x[QUANT_BLOCK] = {};
-    quant_get_row(x, dtype, rows + r * row_bytes + at % per_row * chunk_bytes,
-                  cols - k0 < QUANT_BLOCK ? (cols > k0 ? cols - k0 : 0) : QUANT_BLOCK);
+    quant_get_row(x, a.dtype, a.rows + r * row_bytes + at % per_row * chunk_bytes,
+                  a.cols - k0 < QUANT_BLOCK ? (a.cols > k0 ? a.cols - k0 : 0) : QUANT_BLOCK);
     for (int32_t i = 0; i < QUANT_BLOCK && k0 + i < stride; i++)
-        out[r * stride + k0 + i] = __float2bfloat16_rn(x[i]);
+        out[to * stride + k0 + i] = __float2bfloat16_rn(x[i]);
 }
 
 /* -- memory ------------------------------------------------------------------------------------------------------ */
@@ -64,7 +64,7 @@ static int check_part(const struct cuda *c, const struct weight_part *p, struct 
 static bool take_fp8(struct cuda *c)
 {
     if (!c->wide)
-        c->wide = (__nv_bfloat16 *)cuda_alloc(c, WIDE_BYTES);
+        c->wide = (__nv_bfloat16 *)cuda_alloc(c, WEIGHT_WIDE_BYTES);
     return c->wide && fp8_open(c);
 }
 
@@ -99,21 +99,35 @@ int weight_open(struct cuda *c, struct weight *out, const struct weight_part *pa
 
 int32_t weight_rows_max(const struct weight *w)
 {
-    int32_t rows = (int32_t)(WIDE_BYTES / 2 / (uint64_t)cuda_pad(w->cols));
+    int32_t rows = (int32_t)(WEIGHT_WIDE_BYTES / 2 / (uint64_t)cuda_pad(w->cols));
     return rows < 4 ? 4 : rows / 4 * 4;
 }
 
-__nv_bfloat16 *weight_begin(struct cuda *c, const struct weight *w, int32_t row)
+__nv_bfloat16 *weight_begin(const struct weight *w, int32_t row, __nv_bfloat16 *wide)
 {
-    return fp8_is(w) ? c->wide : (__nv_bfloat16 *)w->part[0].data + (size_t)row * (size_t)cuda_pad(w->cols);
+    return fp8_is(w) ? wide : (__nv_bfloat16 *)w->part[0].data + (size_t)row * (size_t)cuda_pad(w->cols);
 }
 
-void weight_end(struct cuda *c, const struct weight *w, int32_t row, int32_t n)
+void weight_end(cudaStream_t stream, const struct weight *w, int32_t row, int32_t n, const __nv_bfloat16 *wide)
 {
     if (fp8_is(w))
-        fp8_quantise(c, (uint8_t *)w->part[0].data + (size_t)row * (size_t)w->cols, fp8_scales(w) + row, c->wide, n,
+        fp8_quantise(stream, (uint8_t *)w->part[0].data + (size_t)row * (size_t)w->cols, fp8_scales(w) + row, wide, n,
                      w->cols);
 }
+
+void weight_decode(cudaStream_t stream, const struct weight *w, int32_t row, int32_t n, const struct decode_args *a,
+                   __nv_bfloat16 *wide)
+{
+    int32_t stride = cuda_pad(a->cols);
+    size_t threads = (size_t)n * (size_t)((stride + QUANT_BLOCK - 1) / QUANT_BLOCK);
+    decode_kernel<<<(unsigned)((threads + THREADS - 1) / THREADS), THREADS, 0, stream>>>(
+        weight_begin(w, row, wide), *a, n, stride, quant_row_bytes(a->dtype, a->cols),
+        quant_row_bytes(a->dtype, QUANT_BLOCK));
+    LAUNCHED();
+    weight_end(stream, w, row, n, wide);
+}
+
+/* -- from host memory -------------------------------------------------------------------------------------------- */
 
 /* Rows r0 .. r0 + n - 1 of a part, which begins at row `first` of w: gaps closed on the way. */
 static void load_rows(struct cuda *c, const struct weight *w, int32_t first, const struct weight_part *p, int32_t r0,
@@ -121,19 +135,13 @@ static void load_rows(struct cuda *c, const struct weight *w, int32_t first, con
 {
     struct stage_slot *s = &c->load[c->load_turn++ % 2];
     uint64_t row = quant_row_bytes(p->dtype, p->cols), bytes = row * (uint64_t)n;
-    int32_t stride = cuda_pad(p->cols);
     stage_reserve(s, bytes);
     for (int32_t r = 0; r < n; r++)
         memcpy((uint8_t *)s->host + (uint64_t)r * row, (const uint8_t *)p->data + (uint64_t)(r0 + r) * p->row_bytes,
                row);
-    CU(cudaMemcpyAsync(s->dev, s->host, bytes, cudaMemcpyHostToDevice, c->stream));
-    CU(cudaEventRecord(s->copied, c->stream));
-    size_t threads = (size_t)n * (size_t)((stride + QUANT_BLOCK - 1) / QUANT_BLOCK);
-    decode_kernel<<<(unsigned)((threads + THREADS - 1) / THREADS), THREADS, 0, c->stream>>>(
-        weight_begin(c, w, first + r0), (const uint8_t *)s->dev, p->dtype, n, p->cols, stride, row,
-        quant_row_bytes(p->dtype, QUANT_BLOCK));
-    LAUNCHED();
-    weight_end(c, w, first + r0, n);
+    stage_send(c, s, bytes);
+    struct decode_args a = {(const uint8_t *)s->dev, p->dtype, p->cols, 0};
+    weight_decode(c->stream, w, first + r0, n, &a, c->wide);
 }
 
 int cuda_weight_load(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
@@ -156,6 +164,7 @@ int cuda_weight_load(struct backend *be, struct weight *out, const struct weight
 /* All parts lie in the block of the first. */
 void cuda_weight_free(struct backend *be, struct weight *w)
 {
+    reader_stop(cuda_of(be)); /* rows of it may be on their way */
     if (w->n_parts)
         CU(cudaFree(w->part[0].data));
     *w = {};

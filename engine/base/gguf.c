@@ -54,6 +54,7 @@ struct part { /* one file of the set */
     const uint8_t *map;
     size_t bytes;
     bool mapped; /* munmap at close */
+    char *path;  /* NULL for memory */
     struct gguf_val *kv;
     size_t n_kv;
     struct table keys;
@@ -411,6 +412,7 @@ static int map_part(struct part *p, const char *path, struct err *e)
             p->map = map;
             p->bytes = (size_t)st.st_size;
             p->mapped = true;
+            p->path = strdup(path); /* without it, gguf_place knows of no file */
         }
     }
     sys.close(fd);
@@ -548,6 +550,7 @@ void gguf_close(struct gguf *g)
         struct part *p = &g->part[i];
         if (p->mapped)
             sys.munmap((void *)(uintptr_t)p->map, p->bytes);
+        free(p->path);
         free(p->kv);
         free(p->keys.slot);
     }
@@ -565,6 +568,17 @@ uint64_t gguf_file_bytes(const struct gguf *g)
     for (size_t i = 0; i < g->n_parts; i++)
         n += g->part[i].bytes;
     return n;
+}
+
+const char *gguf_place(const struct gguf *g, const void *data, uint64_t *at)
+{
+    const uint8_t *byte = data;
+    for (size_t i = 0; i < g->n_parts; i++)
+        if (byte >= g->part[i].map && byte < g->part[i].map + g->part[i].bytes) {
+            *at = (uint64_t)(byte - g->part[i].map);
+            return g->part[i].path;
+        }
+    return NULL;
 }
 
 const void *gguf_header(const struct gguf *g, size_t part, size_t *n)

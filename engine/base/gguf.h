@@ -72,6 +72,9 @@ const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, size_t i);
 /* By name, O(1); NULL when absent. */
 const struct gguf_tensor *gguf_find(const struct gguf *g, const char *name);
 
+/* The file that a tensor's data lie in, and *at: where in it. NULL for memory. Lives until gguf_close. */
+const char *gguf_place(const struct gguf *g, const void *data, uint64_t *at);
+
 /* Metadata value by key, O(1); NULL when absent. */
 const struct gguf_val *gguf_get(const struct gguf *g, const char *key);
 enum gguf_type gguf_val_type(const struct gguf_val *v);

@@ -73,6 +73,7 @@ struct sys_table sys = {
     .read = read,
     .write = write,
     .pread = pread,
+    .preadv2 = preadv2,
     .pwrite = pwrite,
     .fstat = fstat,
     .stat = stat,

@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 struct sys_table {
     int (*open)(const char *path, int flags, unsigned mode);
@@ -24,6 +25,7 @@ struct sys_table {
     ssize_t (*read)(int fd, void *buf, size_t n);
     ssize_t (*write)(int fd, const void *buf, size_t n);
     ssize_t (*pread)(int fd, void *buf, size_t n, off_t off);
+    ssize_t (*preadv2)(int fd, const struct iovec *v, int n, off_t off, int flags);
     ssize_t (*pwrite)(int fd, const void *buf, size_t n, off_t off);
     int (*fstat)(int fd, struct stat *st);
     int (*stat)(const char *path, struct stat *st);

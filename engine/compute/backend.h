@@ -45,6 +45,11 @@ struct weight_part {
     uint64_t row_bytes;
     uint64_t made_key; /* of a matrix that is made, not read: bf16(v[i] * made_scale) under that key, */
     float made_scale;  /* 0 = it is read */
+    /* Where a file has the rows, one after the other, when it is known (weight_read): its path and the first byte. */
+    const char *path; /* NULL: it is not; the loader's */
+    uint64_t at;
+    int32_t
+        head_dim;  /* the file has rows of heads of so many in pairs: 2 i + half is to be row half * D/2 + i. 0: not */
     uint32_t keep; /* DT_F8: the backend shall keep it in 8 bits (cuda; of all parts of a weight alike). 0: as it is */
 };
 
@@ -139,6 +144,12 @@ struct backend_ops {
     /* The same for parts that are made: nothing crosses the bus. NULL: it can't; load them. */
     int (*weight_make)(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
                        struct err *e);
+    /* The same for parts that lie in files: the backend reads them itself and returns when that is under way;
+     * weight_wait before the first op. An error of a file is told by one of them later: -errno with e. NULL, both: load
+     * them. */
+    int (*weight_read)(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
+                       struct err *e);
+    int (*weight_wait)(struct backend *be, struct err *e);
     void (*weight_free)(struct backend *be, struct weight *w); /* zeroes w */
     /* Bytes weight_load will take for this part, for --plan; DT_F8 for one that shall be kept so. */
     uint64_t (*weight_bytes)(uint32_t dtype, int32_t rows, int32_t cols);

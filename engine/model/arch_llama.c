@@ -232,25 +232,33 @@ static int advance(struct loading *ld, const struct weight_part *p)
     return 0;
 }
 
-/* Can the backend make these parts by itself? They are in part[] then. keep: as in struct weight_part. */
-static bool is_made(struct loading *ld, struct weight_part *part, const char *const *names, int n, uint32_t keep)
+typedef int weight_fn(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
+                      struct err *e);
+
+/* How the backend gets at these parts without us, by making or reading them, or NULL. They are in part[] then. */
+static weight_fn *without_us(struct loading *ld, struct weight_part *part, const char *const *names, int n,
+                             uint32_t keep)
 {
-    bool made = ld->m->op->weight_make;
-    for (int i = 0; i < n && made; i++) {
-        made = loader_ops(ld->l)->find(ld->l, names[i], &part[i], ld->e) == 0 && part[i].made_scale > 0;
+    bool made = true, filed = true;
+    for (int i = 0; i < n; i++) {
+        if (loader_ops(ld->l)->find(ld->l, names[i], &part[i], ld->e) != 0)
+            return NULL;
         part[i].keep = keep;
+        made = made && part[i].made_scale > 0;
+        filed = filed && part[i].path;
     }
-    return made;
+    return made ? ld->m->op->weight_make : filed ? ld->m->op->weight_read : NULL;
 }
 
 static int load_matrix(struct loading *ld, struct weight *out, const char *const *names, int n, uint32_t keep)
 {
     const struct loader_ops *from = loader_ops(ld->l);
     struct weight_loan loan[WEIGHT_PARTS_MAX] = {0};
-    struct weight_part part[WEIGHT_PARTS_MAX];
+    struct weight_part part[WEIGHT_PARTS_MAX] = {0};
     int rc = 0;
-    if (is_made(ld, part, names, n, keep)) {
-        rc = ld->m->op->weight_make(ld->m->be, out, part, n, ld->e);
+    weight_fn *get = without_us(ld, part, names, n, keep);
+    if (get) {
+        rc = get(ld->m->be, out, part, n, ld->e);
         for (int i = 0; i < n && !rc; i++)
             rc = advance(ld, &part[i]);
         return rc;
@@ -326,6 +334,8 @@ static int load_all(struct loading *ld)
         rc = load_vector(ld, &m->out_norm, "output_norm.weight");
     if (!rc && !m->head.shape.tied)
         rc = load_matrix(ld, &m->out_head, &out_head, 1, 0);
+    if (!rc && m->op->weight_wait)
+        rc = m->op->weight_wait(m->be, ld->e);
     return rc;
 }
 

@@ -94,14 +94,6 @@ static int lookup(const struct loader *l, const char *name, struct weight_part *
     return 0;
 }
 
-static int find(const struct loader *l, const char *name, struct weight_part *out, struct err *e)
-{
-    int rc = lookup(l, name, out, e);
-    if (!rc)
-        out->data = NULL;
-    return rc;
-}
-
 static bool ends_with(const char *name, const char *end)
 {
     size_t n = strlen(name), m = strlen(end);
@@ -116,6 +108,19 @@ static int32_t interleaved_heads(const struct loader *l, const char *name)
     return ends_with(name, ".attn_q.weight")   ? l->shape.n_heads
            : ends_with(name, ".attn_k.weight") ? l->shape.n_kv_heads
                                                : 0;
+}
+
+static int find(const struct loader *l, const char *name, struct weight_part *out, struct err *e)
+{
+    int rc = lookup(l, name, out, e);
+    int32_t heads = interleaved_heads(l, name), d = l->shape.head_dim;
+    if (rc)
+        return rc;
+    if (!heads || out->rows == heads * d) /* else take says what is wrong */
+        out->path = gguf_place(l->g, out->data, &out->at);
+    out->head_dim = heads ? d : 0;
+    out->data = NULL;
+    return 0;
 }
 
 /* Row h * D + half * D/2 + i comes from row h * D + 2 * i + half of the file. */

@@ -43,9 +43,9 @@ static void quantise(double *w, int32_t cols)
     float most = 0;
     for (int32_t k = 0; k < cols; k++)
         most = fmaxf(most, fabsf((float)w[k]));
-    float scale = most > 0 ? most / 448 : 1;
+    float scale = most > 0 ? most / 448 : 1, by = most > 0 ? 448 / most : 1;
     for (int32_t k = 0; k < cols; k++)
-        w[k] = e4m3((float)w[k] / scale) * (double)scale;
+        w[k] = e4m3((float)w[k] * by) * (double)scale;
 }
 
 static void load_fp8(struct layer *l, struct ops_trio *t)

@@ -30,6 +30,7 @@ static void as_float(struct weight_part *p)
 {
     p->dtype = DT_F32;
     p->made_scale = 0;
+    p->path = NULL;
     p->row_bytes = (uint64_t)p->cols * sizeof(float);
 }
 

@@ -195,14 +195,14 @@ int32_t weight_rows_max(const struct weight *w);
 __nv_bfloat16 *weight_begin(const struct weight *w, int32_t row, __nv_bfloat16 *wide);
 void weight_end(cudaStream_t stream, const struct weight *w, int32_t row, int32_t n, const __nv_bfloat16 *wide);
 
-struct decode_args {
+struct coded_rows {
     const uint8_t *rows; /* on the card, without gaps */
     uint32_t dtype;
     int32_t cols, head_dim; /* head_dim: as in struct weight_part */
 };
 
 /* Queue: n rows into w from row `row` on. */
-void weight_decode(cudaStream_t stream, const struct weight *w, int32_t row, int32_t n, const struct decode_args *a,
+void weight_decode(cudaStream_t stream, const struct weight *w, int32_t row, int32_t n, const struct coded_rows *a,
                    __nv_bfloat16 *wide);
 int cuda_weight_load(struct backend *be, struct weight *out, const struct weight_part *parts, int n_parts,
                      struct err *e);

@@ -36,7 +36,7 @@ extern "C" {
 struct piece {
     char path[512];
     uint64_t at, bytes; /* in the file */
-    struct decode_args decode;
+    struct coded_rows decode;
     struct weight w;
     int32_t row, n; /* rows of w */
 };

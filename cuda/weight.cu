@@ -15,7 +15,7 @@
 
 /* Grid: blocks of 32 columns of rows; a thread decodes one. Rows of each head are put in half-split order when the file
  * has them in pairs: 2 i + half comes to half * D / 2 + i. */
-static __global__ void decode_kernel(__nv_bfloat16 *out, const struct decode_args a, int32_t n_rows, int32_t stride,
+static __global__ void decode_kernel(__nv_bfloat16 *out, const struct coded_rows a, int32_t n_rows, int32_t stride,
                                      uint64_t row_bytes, uint64_t chunk_bytes)
 {
     const int32_t per_row = (stride + QUANT_BLOCK - 1) / QUANT_BLOCK, d = a.head_dim;
@@ -115,7 +115,7 @@ void weight_end(cudaStream_t stream, const struct weight *w, int32_t row, int32_
                      w->cols);
 }
 
-void weight_decode(cudaStream_t stream, const struct weight *w, int32_t row, int32_t n, const struct decode_args *a,
+void weight_decode(cudaStream_t stream, const struct weight *w, int32_t row, int32_t n, const struct coded_rows *a,
                    __nv_bfloat16 *wide)
 {
     int32_t stride = cuda_pad(a->cols);
@@ -140,7 +140,7 @@ static void load_rows(struct cuda *c, const struct weight *w, int32_t first, con
         memcpy((uint8_t *)s->host + (uint64_t)r * row, (const uint8_t *)p->data + (uint64_t)(r0 + r) * p->row_bytes,
                row);
     stage_send(c, s, bytes);
-    struct decode_args a = {(const uint8_t *)s->dev, p->dtype, p->cols, 0};
+    struct coded_rows a = {(const uint8_t *)s->dev, p->dtype, p->cols, 0};
     weight_decode(c->stream, w, first + r0, n, &a, c->wide);
 }
 

@@ -54,13 +54,12 @@ double kvcache_compute_ns(const struct kvcache *c, uint32_t i)
     return c->budget ? budget_cost(c->budget, (uint64_t)i * c->block_tokens, c->block_tokens) : 0;
 }
 
-/* All blocks of a chain are worth the same: dearer ones at its end would be kept for themselves, though they are of use
- * only with all before them; on traces pricing by depth saved no more seconds, and hit less. */
+/* All blocks cost the same here. Dearer ones at the end of a chain would be kept for themselves, though they are of use
+ * only with all before them: on traces pricing by depth saved no more seconds, and hit less. And what a block of any
+ * depth costs is learned and drifts: priced at the time, the same blocks would differ by that alone. */
 static struct tiers_worth worth(const struct kvcache *c, const struct seq *s, uint32_t i)
 {
-    struct tiers_worth w = {.seconds = (float)(kvcache_compute_ns(c, 0) / 1e9),
-                            .class = returns_class(&s->turn, i),
-                            .in_memory = s->req->in_memory};
+    struct tiers_worth w = {.seconds = 1, .class = returns_class(&s->turn, i), .in_memory = s->req->in_memory};
     memcpy(&w.session, s->keys[0].b, sizeof w.session); /* chains that begin alike are one session */
     return w;
 }

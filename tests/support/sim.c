@@ -23,6 +23,7 @@
 #define NVME_WRITE_BPS  8e9
 #define NVME_LATENCY_NS 100000
 #define TIERS_BURST_S   300
+#define BUSY_NS         5000000
 #define MAX_SEQS        256
 #define MAX_ROWS        2048  /* tokens a step */
 #define CHECK_EVERY     1024  /* steps */
@@ -106,7 +107,7 @@ static int open_tiers(struct sim *s, uint32_t n_hbm, struct err *e)
                            .n_hbm = n_hbm,
                            .dram_bytes = (tokens[TIER_DRAM] ? tokens[TIER_DRAM] : STAGING_TOKENS) * TOKEN_BYTES,
                            .write_bytes_per_day = (uint64_t)(s->o->write_share_bps * 86400),
-                           .deadline_ns = 60000000000u,
+                           .deadline_ns = 2000000000u,
                            .no_bytes = true};
     if (sim_tier_open(&s->gpu, &gpu) != 0 || (tokens[TIER_NVME] && sim_tier_open(&s->nvme, &nvme) != 0))
         goto no_memory;
@@ -264,6 +265,8 @@ static bool wait_for_something(struct sim *s)
         uint64_t end = t ? sim_tier_next(t) : UINT64_MAX;
         next = end < next ? end : next;
     }
+    if (s->kv.tiers && tiers_busy(s->kv.tiers) && next > clock_ns + BUSY_NS)
+        next = clock_ns + BUSY_NS; /* the engine looks again, too: a deadline may have come */
     if (next == UINT64_MAX)
         return false;
     clock_ns = next > clock_ns ? next : clock_ns + 1000;

@@ -83,9 +83,11 @@ void kvcache_store(struct kvcache *c, struct seq *s, uint32_t i)
 
 /* -- loading */
 
-static bool sooner_loaded(const struct kvcache *c, uint32_t where, uint32_t i)
+/* Loading ends when all that was asked for before has come; computing, when all blocks before it have been computed:
+ * compute_ns, of these and of the block itself. */
+static bool sooner_loaded(const struct kvcache *c, uint32_t where, double compute_ns)
 {
-    return c->load_always || !c->budget || (double)tiers_load_ns(c->tiers, where) < kvcache_compute_ns(c, i);
+    return c->load_always || !c->budget || (double)tiers_load_ns(c->tiers, where) < compute_ns;
 }
 
 /* Block i of s will be somebody else's, who is loading or computing it. */
@@ -100,7 +102,7 @@ static void share_block(struct kvcache *c, struct seq *s, uint32_t i, int32_t sh
 }
 
 /* Block i of s, absent, from below. True when it is on its way. */
-static bool load_block(struct kvcache *c, struct seq *s, uint32_t i)
+static bool load_block(struct kvcache *c, struct seq *s, uint32_t i, double compute_ns)
 {
     struct table_block *b = &s->table.blocks[i];
     struct kv_ident who = content(s, i);
@@ -110,7 +112,7 @@ static bool load_block(struct kvcache *c, struct seq *s, uint32_t i)
         share_block(c, s, i, shared);
         return true;
     }
-    if (!where || !(s->req->prefetch || sooner_loaded(c, where, i)) ||
+    if (!where || !(s->req->prefetch || sooner_loaded(c, where, compute_ns)) ||
         tiers_load(c->tiers, &who, b->id, c->queued, 0) != 0)
         return false;
     kvcache_hold_for_move(c, b->id);
@@ -132,13 +134,13 @@ static void count_hits(struct kvcache *c, struct seq *s, enum tier_id tier, uint
     c->cached_tokens[tier] += tokens;
 }
 
-/* Where the KV of full block i comes from that the pool does not have. */
-static void find_block(struct kvcache *c, struct seq *s, uint32_t i)
+/* Where the KV of full block i comes from that the pool does not have; compute_ns: of all absent blocks up to it. */
+static void find_block(struct kvcache *c, struct seq *s, uint32_t i, double compute_ns)
 {
     int32_t coming = s->req->prefetch ? -1 : kvcache_coming(c, s, i);
     if (coming >= 0 && !s->req->no_cache)
         share_block(c, s, i, coming);
-    else if (c->tiers && !s->req->no_cache && load_block(c, s, i))
+    else if (c->tiers && !s->req->no_cache && load_block(c, s, i, compute_ns))
         return;
     else if (coming < 0 && !s->req->prefetch)
         kvcache_announce(c, s, i);
@@ -157,8 +159,11 @@ void kvcache_load(struct kvcache *c, struct seq *s)
     kvcache_key(s, n_keys - 1);
     if (c->returns && s->counts)
         s->turn = returns_use(c->returns, s->keys, n_keys, sys.now_ns() / 1000);
-    for (uint32_t i = hits; i < n_full; i++)
-        find_block(c, s, i);
+    double compute_ns = 0;
+    for (uint32_t i = hits; i < n_full; i++) {
+        compute_ns += kvcache_compute_ns(c, i);
+        find_block(c, s, i, compute_ns);
+    }
     for (uint32_t i = c->tiers ? n_full : 0; i-- > 0;) { /* the last first: a chain is given up from its end */
         struct kv_ident who = content(s, i);
         struct tiers_worth w = worth(c, s, i);

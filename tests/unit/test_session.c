@@ -4,6 +4,7 @@
 #include "tests/support/unit.h"
 
 #include "engine/base/rng.h"
+#include "engine/kv/tiers_int.h"
 #include "tests/support/fake_machine.h"
 #include "tests/support/hand_engine.h"
 
@@ -342,7 +343,33 @@ START_TEST(test_what_is_kept_outlives_what_came_after_it)
 }
 END_TEST
 
-UNIT_MAIN("session", test_what_is_said_of_random_conversations_is_what_their_ids_say,
+START_TEST(test_a_chain_comes_whole_when_computing_it_takes_longer)
+{
+    struct rig r;
+    rig_open(&r, 40, 64, 500);
+    struct talk *t = &r.talks[0];
+    say(&r, t, 480, 8, false);
+    ck_assert_uint_eq(ask(&r, &t->leaf, ENGINE_PARK).in[2], 30);
+    hand_close(&r.h);
+    r.m.config.load_always = 0;
+    for (int slow = 0; slow < 2; slow++) {
+        struct talk again = *t;
+        hand_open(&r.h, &r.m);
+        /* a block is computed in 9 ms and read in 4: thirty take longer to read than the first to compute, but not than
+         * all of them; read in 500, not one is worth its wait */
+        kv_of(&r)->tiers->read_ns = slow ? 500e6 : 4e6;
+        again.n = 482;
+        say(&r, &again, 0, 4, false);
+        ck_assert_uint_eq(kv_of(&r)->cached_tokens[TIER_NVME], slow ? 0 : 480);
+        if (!slow)
+            hand_close(&r.h);
+    }
+    rig_close(&r);
+}
+END_TEST
+
+UNIT_MAIN("session", test_a_chain_comes_whole_when_computing_it_takes_longer,
+          test_what_is_said_of_random_conversations_is_what_their_ids_say,
           test_what_was_parked_is_found_by_its_leaf_after_a_restart,
           test_a_chain_is_found_from_a_rung_when_its_end_is_gone, test_parking_says_what_it_can_not_do,
           test_what_stays_in_memory_is_not_written_until_somebody_else_has_it,

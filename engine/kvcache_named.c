@@ -176,7 +176,8 @@ int kvcache_prefetch(struct kvcache *c, const struct hash_key *root, const struc
         return -ENOENT;
     if (c->guest)
         return -EBUSY;
-    uint32_t half = pool_n_blocks(c->pool) / 2, room = kvcache_available(c);
+    /* sequences that run grow meanwhile: an eighth stays for them */
+    uint32_t half = pool_n_blocks(c->pool) / 2, room = kvcache_available(c) - kvcache_available(c) / 8;
     int ret = make_guest(c, at, half < room ? half : room, &s);
     if (ret)
         return ret;

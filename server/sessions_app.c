@@ -216,9 +216,12 @@ static void grant(struct app *a, struct session_owner *o)
 
 void app_session_changed(struct app *a, struct session *s)
 {
+    const struct session_limits *l = &a->sessions->table.limits;
     grant(a, s->owner);
-    send_keep(a, s);
-    keep_forks(a, s->owner, s->wish.origin);
+    if (l->all[1] || l->all[2])
+        send_keep(a, s); /* its leaf and its time are new, or a suspension has kept it meanwhile */
+    if (!(s->kept[1] && s->kept[2]))
+        keep_forks(a, s->owner, s->wish.origin);
     note_change(a);
 }
 

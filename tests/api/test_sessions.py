@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from conftest import BINARY
+from conftest import BINARY, ROOT
 
 WORDS = "It was the best of times, it was the worst of times, it was the age of wisdom. "
 
@@ -320,3 +320,10 @@ def test_a_file_that_is_not_ours_is_said_and_left(start, tmp_path):
     (tmp_path / "hearth.sessions.new").write_bytes(good)
     r = subprocess.run([BINARY, "kv-purge", str(tmp_path)], capture_output=True, text=True)
     assert r.returncode == 0 and os.listdir(tmp_path) == ["hearth.lock"]
+
+
+def test_the_demonstration_of_the_readme_runs_and_says_the_same_text():
+    r = subprocess.run([str(ROOT / "scripts/sleep_demo.py"), "--words", "200", "--set", "kv.bytes=64MiB"],
+                       capture_output=True, text=True, env={**os.environ, "HEARTHD": BINARY}, timeout=120)
+    assert r.returncode == 0, r.stdout + r.stderr
+    assert "same text: yes" in r.stdout and "NVMe 1024" in r.stdout

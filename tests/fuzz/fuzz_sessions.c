@@ -1,5 +1,6 @@
-/* fuzz_sessions - any bytes as file of sessions: an error with nothing taken, or a table that is whole and whose own file
- * reads back as the same. The first byte says whether the CRC is made right, as a file of somebody else's could have it. */
+/* fuzz_sessions - any bytes as file of sessions: an error with nothing taken, or a table that is whole and whose own
+ * file reads back as the same. The first byte says whether the CRC is made right, as a file of somebody else's could
+ * have it. */
 #include "engine/base/crc.h"
 #include "server/sessions_file.h"
 

@@ -61,6 +61,7 @@ int tiering_open(struct kvcache *c, struct machine *m, int bell, struct err *e)
                            .format = m->layout.format,
                            .block_bytes = m->layout.block_bytes,
                            .n_hbm = m->plan.n_blocks,
+                           .bell = bell,
                            .dram_bytes = f->dram_bytes,
                            .write_bytes_per_day = f->nvme_write_bytes_per_day};
     struct returns *returns = NULL;

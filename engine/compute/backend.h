@@ -24,6 +24,7 @@
 #include "engine/base/err.h"
 #include "engine/compute/quant.h"
 #include "engine/compute/sample.h"
+#include "engine/compute/seal.h"
 #include "engine/compute/step.h"
 #include "engine/kv/format.h"
 
@@ -31,7 +32,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BACKEND_ABI 5
+#define BACKEND_ABI 6
 
 /* D is even and at most this: kernels keep a head on the stack. Families refuse other models. */
 #define BACKEND_HEAD_DIM_MAX 256
@@ -101,6 +102,17 @@ struct rope_args {
     float attn_factor; /* multiplies cos and sin (YaRN); 1 otherwise */
 };
 
+/* A copy between backend memory and host memory beside the steps. */
+struct backend_move {
+    void *device, *host;
+    size_t bytes; /* a multiple of 8 */
+    bool up;      /* host -> device */
+    /* set when it is done */
+    struct seal seal; /* of the device's bytes: before they left, after they came */
+    /* for the backend */
+    struct backend_move *next;
+};
+
 struct backend_opts {
     int32_t threads;   /* 0 = sys_cpu_count() */
     const char *isa;   /* cpu: "auto", "avx2", "avx512"; NULL = auto. Not there = open fails and says what is.
@@ -168,6 +180,20 @@ struct backend_ops {
     void (*step_wait)(struct backend *be, uint64_t number);
     /* Microseconds that the device had nothing to do before step `number`; it and the step before are done. */
     float (*step_idle_us)(struct backend *be, uint64_t number);
+
+    /* -- moves, in order of their calls in each direction, with at most `depth` under way in each; steps do not wait
+     * for them. All NULL together: upload and download do. */
+    /* host[host_bytes] is where all moves will have their other end; it is made ready for the device meanwhile. `bell`:
+     * an eventfd that is rung when a move is done; -1 = none. 0 or -errno with e. Once. */
+    int (*moves_open)(struct backend *be, const struct seal_key *key, void *host, size_t host_bytes, uint32_t depth,
+                      int bell, struct err *e);
+    /* Waits for moves under way; then the host memory is the caller's alone. Close without it is fine, too. */
+    void (*moves_close)(struct backend *be);
+    /* Start one. Down: it begins when all that is queued by now is done. Up: at once; no step that is not done may name
+     * the block. 0, or -EAGAIN: not now. */
+    int (*move)(struct backend *be, struct backend_move *m);
+    /* Moves that are done, as a list; NULL: none. Never waits. */
+    struct backend_move *(*moved)(struct backend *be);
 
     /* -- ops. An output of input rows has zeros in the columns that fill it up. */
     /* out[T][E] = row of table (dequantised) for each token of the step. */

@@ -47,8 +47,7 @@ void seal_make(const struct seal_key *k, const void *bytes, size_t n, struct sea
 {
     assert(n % 8 == 0);
     const uint8_t *p = bytes;
-    struct seal s = {
-        {n * seal_multiplier(k->chunk[0], UINT64_MAX / 2), n * seal_multiplier(k->chunk[1], UINT64_MAX / 2)}};
+    struct seal s = {{n * seal_multiplier(k->chunk[0], SEAL_LENGTH), n * seal_multiplier(k->chunk[1], SEAL_LENGTH)}};
     uint64_t c = 0;
     for (; n >= SEAL_CHUNK; n -= SEAL_CHUNK, p += SEAL_CHUNK)
         add_chunk(k, p, SEAL_PAIRS, c++, &s);

@@ -12,6 +12,8 @@
 #ifndef HEARTH_COMPUTE_SEAL_H
 #define HEARTH_COMPUTE_SEAL_H
 
+#include "engine/base/device.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -34,7 +36,9 @@ extern "C" {
 
 /* The key that belongs to a secret. */
 void seal_key_make(struct seal_key *k, const uint8_t secret[32]);
-/* Seal of n bytes (a multiple of 8; the words are read as little-endian). */
+/* Seal of n bytes (a multiple of 8; the words are read as little-endian): the sum over all chunks of
+ * pair sum x multiplier, and n x the multiplier of chunk SEAL_LENGTH. */
+#define SEAL_LENGTH (UINT64_MAX / 2)
 void seal_make(const struct seal_key *k, const void *bytes, size_t n, struct seal *out);
 
 #ifdef __cplusplus
@@ -47,7 +51,7 @@ static inline bool seal_equal(const struct seal *a, const struct seal *b)
 }
 
 /* Odd multiplier of chunk c of sum i (SplitMix64, so that a device can make it in place). */
-static inline uint64_t seal_multiplier(uint64_t start, uint64_t c)
+DEVICE_TOO uint64_t seal_multiplier(uint64_t start, uint64_t c)
 {
     uint64_t z = start + (c + 1) * 0x9E3779B97F4A7C15u;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;

@@ -38,6 +38,8 @@ struct aio_opts {
 struct aio;
 
 struct aio_ops {
+    /* Buffers of requests will mostly lie in memory[bytes]: what makes them cheap may be done. NULL: nothing is. */
+    void (*attach)(struct aio *a, void *memory, size_t bytes);
     const char *name;             /* "io_uring", "threads" */
     void (*close)(struct aio *a); /* waits for what is under way */
     int (*submit)(struct aio *a, struct aio_req *r);
@@ -61,6 +63,13 @@ static inline int aio_submit(struct aio *a, struct aio_req *r)
 static inline struct aio_req *aio_reap(struct aio *a)
 {
     return ((struct aio_head *)(void *)a)->ops->reap(a);
+}
+
+static inline void aio_attach(struct aio *a, void *memory, size_t bytes)
+{
+    const struct aio_ops *ops = ((struct aio_head *)(void *)a)->ops;
+    if (ops->attach)
+        ops->attach(a, memory, bytes);
 }
 
 static inline const char *aio_name(struct aio *a)

@@ -2,6 +2,10 @@
  *
  * One ring, as deep as asked for; its completions ring the bell by themselves. A short transfer is queued again for
  * what is left of it.
+ *
+ * The attached memory is registered piece by piece, each when a request first lies in it: the kernel then need not find
+ * and hold its pages for each request, which is most of a request's CPU time. What can't be registered (old kernels, a
+ * limit on locked memory), or lies across two pieces, goes without.
  */
 #include "engine/kv/aio.h"
 
@@ -15,15 +19,52 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MOST_PIECES 1024
+#define LEAST_PIECE (64ull << 20)
+
+enum piece { PIECE_NEW, PIECE_FIXED, PIECE_PLAIN };
+
 struct aio_uring {
     struct aio_head head;
     struct io_uring ring;
     uint32_t depth, n_under_way;
+    uint8_t *memory;
+    size_t bytes, piece_bytes;   /* bytes 0: nothing is attached */
+    uint8_t pieces[MOST_PIECES]; /* enum piece */
 };
 
 static struct aio_uring *uring_of(struct aio *a)
 {
     return (struct aio_uring *)(void *)a;
+}
+
+static void uring_attach(struct aio *a, void *memory, size_t bytes)
+{
+    struct aio_uring *u = uring_of(a);
+    u->piece_bytes = LEAST_PIECE;
+    while (bytes / u->piece_bytes >= MOST_PIECES)
+        u->piece_bytes *= 2;
+    if (io_uring_register_buffers_sparse(&u->ring, MOST_PIECES) != 0)
+        return;
+    u->memory = memory;
+    u->bytes = bytes;
+}
+
+/* The registered piece that all of at[n] lies in, or -1. */
+static int piece_of(struct aio_uring *u, const uint8_t *at, size_t n)
+{
+    if (u->bytes == 0 || at < u->memory || at >= u->memory + u->bytes)
+        return -1;
+    size_t off = (size_t)(at - u->memory), i = off / u->piece_bytes, from = i * u->piece_bytes;
+    if (off + n > from + u->piece_bytes)
+        return -1;
+    if (u->pieces[i] == PIECE_NEW) {
+        size_t left = u->bytes - from;
+        struct iovec v = {u->memory + from, left < u->piece_bytes ? left : u->piece_bytes};
+        bool ok = io_uring_register_buffers_update_tag(&u->ring, (unsigned)i, &v, NULL, 1) == 1;
+        u->pieces[i] = ok ? PIECE_FIXED : PIECE_PLAIN;
+    }
+    return u->pieces[i] == PIECE_FIXED ? (int)i : -1;
 }
 
 /* There is an entry for each request that may be under way. */
@@ -34,7 +75,12 @@ static int queue(struct aio_uring *u, struct aio_req *r)
     uint8_t *at = (uint8_t *)r->buf + r->done;
     uint64_t left = r->bytes - r->done;
     unsigned n = left > 1u << 30 ? 1u << 30 : (unsigned)left;
-    if (r->op == AIO_READ)
+    int piece = r->op == AIO_SYNC ? -1 : piece_of(u, at, n);
+    if (r->op == AIO_READ && piece >= 0)
+        io_uring_prep_read_fixed(s, r->fd, at, n, r->off + r->done, piece);
+    else if (r->op == AIO_WRITE && piece >= 0)
+        io_uring_prep_write_fixed(s, r->fd, at, n, r->off + r->done, piece);
+    else if (r->op == AIO_READ)
         io_uring_prep_read(s, r->fd, at, n, r->off + r->done);
     else if (r->op == AIO_WRITE)
         io_uring_prep_write(s, r->fd, at, n, r->off + r->done);
@@ -113,7 +159,7 @@ static void uring_close(struct aio *a)
 }
 
 static const struct aio_ops uring_ops = {
-    .name = "io_uring", .close = uring_close, .submit = uring_submit, .reap = uring_reap};
+    .name = "io_uring", .close = uring_close, .attach = uring_attach, .submit = uring_submit, .reap = uring_reap};
 
 int aio_uring_open(struct aio **out, const struct aio_opts *o, struct err *e)
 {

@@ -50,6 +50,9 @@ struct tier_ops {
     const char *name; /* "gpu", "nvme" */
     /* Waits for moves under way (they are not reaped), then frees everything. */
     void (*close)(struct tier *t);
+    /* The memory that all moves will have at one end, and the bell to ring when one is done (-1: none), before the
+     * first submit; it stays until close. 0 or -errno with e. NULL: no need to know. */
+    int (*attach)(struct tier *t, void *memory, size_t bytes, int bell, struct err *e);
     /* Start a move. 0, or -EAGAIN: the queue is full, try again after a reap; nothing was done. Any other failure comes
      * with reap. */
     int (*submit)(struct tier *t, struct tier_move *m);

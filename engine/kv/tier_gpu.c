@@ -7,6 +7,17 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* Moves of the backend's own that may be under way in each direction. */
+#define DEPTH 64
+/* Without them: bytes copied up between two reaps, so that a turn of the loop is not held up longer than that takes. */
+#define UP_BYTES (64u << 20)
+
+struct moving { /* one of the backend's moves */
+    struct backend_move b;
+    struct tier_move *move;
+    struct moving *next_free;
+};
+
 struct tier_gpu {
     struct tier_head head;
     struct backend *be;
@@ -14,32 +25,76 @@ struct tier_gpu {
     uint64_t block_bytes;
     struct seal_key key;
     struct tier_move *done, **last;
-    uint64_t up_bytes; /* since the last reap */
+    uint64_t up_bytes;
+    bool own; /* the backend has moves */
+    struct moving moving[2 * DEPTH], *free;
 };
-
-/* Copies up between two reaps: a turn of the loop is not held up longer than that takes. */
-#define UP_BYTES (64u << 20)
 
 static struct tier_gpu *gpu_of(struct tier *t)
 {
     return (struct tier_gpu *)(void *)t;
 }
 
-/* A backend that is always there has its memory on the host (backend.h). */
+static void finish(struct tier_gpu *g, struct tier_move *m)
+{
+    m->result = 0;
+    m->ns = sys.now_ns() - m->submitted_ns;
+    m->next = NULL;
+    *g->last = m;
+    g->last = &m->next;
+}
+
+/* -- by moves of the backend */
+
+static int gpu_attach(struct tier *t, void *memory, size_t bytes, int bell, struct err *e)
+{
+    struct tier_gpu *g = gpu_of(t);
+    const struct backend_ops *ops = backend_ops(g->be);
+    if (!ops->move)
+        return 0;
+    int ret = ops->moves_open(g->be, &g->key, memory, bytes, DEPTH, bell, e);
+    g->own = ret == 0;
+    return ret;
+}
+
+static int submit_own(struct tier_gpu *g, struct tier_move *m, uint8_t *block)
+{
+    struct moving *v = g->free;
+    if (!v)
+        return -EAGAIN;
+    v->b = (struct backend_move){.device = block, .host = m->mem, .bytes = g->block_bytes, .up = m->op == TIER_WRITE};
+    v->move = m;
+    int ret = backend_ops(g->be)->move(g->be, &v->b);
+    if (ret == 0)
+        g->free = v->next_free;
+    return ret;
+}
+
+static void reap_own(struct tier_gpu *g)
+{
+    for (struct backend_move *b = backend_ops(g->be)->moved(g->be), *next; b; b = next) {
+        struct moving *v = (struct moving *)(void *)b; /* its first member */
+        next = b->next;
+        v->move->seal = b->seal;
+        finish(g, v->move);
+        v->next_free = g->free;
+        g->free = v;
+    }
+}
+
+/* -- by upload and download: done at once */
+
+/* A backend that is always there has its memory on the host (backend.h): the seal is made in place. */
 static bool on_host(const struct tier_gpu *g)
 {
     return !backend_ops(g->be)->probe;
 }
 
-static int gpu_submit(struct tier *t, struct tier_move *m)
+static int copy_now(struct tier_gpu *g, struct tier_move *m, uint8_t *block)
 {
-    struct tier_gpu *g = gpu_of(t);
     const struct backend_ops *ops = backend_ops(g->be);
-    assert(m->slot >= 0 && m->slot < g->head.n_slots);
     if (m->op == TIER_WRITE && g->up_bytes >= UP_BYTES)
         return -EAGAIN;
-    uint8_t *block = g->pool + (uint64_t)m->slot * g->block_bytes;
-    m->submitted_ns = sys.now_ns();
     if (m->op == TIER_READ) {
         if (on_host(g))
             seal_make(&g->key, block, g->block_bytes, &m->seal);
@@ -53,30 +108,43 @@ static int gpu_submit(struct tier *t, struct tier_move *m)
     }
     if (!on_host(g))
         seal_make(&g->key, m->mem, g->block_bytes, &m->seal);
-    m->result = 0;
-    m->ns = sys.now_ns() - m->submitted_ns;
-    m->next = NULL;
-    *g->last = m;
-    g->last = &m->next;
+    finish(g, m);
     return 0;
+}
+
+/* -- the tier's verbs */
+
+static int gpu_submit(struct tier *t, struct tier_move *m)
+{
+    struct tier_gpu *g = gpu_of(t);
+    assert(m->slot >= 0 && m->slot < g->head.n_slots);
+    uint8_t *block = g->pool + (uint64_t)m->slot * g->block_bytes;
+    m->submitted_ns = sys.now_ns();
+    return g->own ? submit_own(g, m, block) : copy_now(g, m, block);
 }
 
 static struct tier_move *gpu_reap(struct tier *t)
 {
     struct tier_gpu *g = gpu_of(t);
+    if (g->own)
+        reap_own(g);
     struct tier_move *list = g->done;
     g->done = NULL;
-    g->up_bytes = 0;
     g->last = &g->done;
+    g->up_bytes = 0;
     return list;
 }
 
 static void gpu_close(struct tier *t)
 {
-    free(gpu_of(t));
+    struct tier_gpu *g = gpu_of(t);
+    if (g->own)
+        backend_ops(g->be)->moves_close(g->be);
+    free(g);
 }
 
-static const struct tier_ops gpu_ops = {.name = "gpu", .close = gpu_close, .submit = gpu_submit, .reap = gpu_reap};
+static const struct tier_ops gpu_ops = {
+    .name = "gpu", .close = gpu_close, .attach = gpu_attach, .submit = gpu_submit, .reap = gpu_reap};
 
 int tier_gpu_open(struct tier **out, const struct tier_gpu_opts *o, struct err *e)
 {
@@ -89,6 +157,10 @@ int tier_gpu_open(struct tier **out, const struct tier_gpu_opts *o, struct err *
     g->block_bytes = o->block_bytes;
     g->key = *o->key;
     g->last = &g->done;
+    for (int i = 0; i < 2 * DEPTH; i++) {
+        g->moving[i].next_free = g->free;
+        g->free = &g->moving[i];
+    }
     *out = (struct tier *)(void *)g;
     return 0;
 }

@@ -246,6 +246,12 @@ static struct tier_move *nvme_reap(struct tier *tier)
     return list;
 }
 
+static int nvme_attach(struct tier *tier, void *memory, size_t bytes, int bell, struct err *e)
+{
+    aio_attach(nvme_of(tier)->aio, memory, bytes);
+    return 0;
+}
+
 static int32_t nvme_take(struct tier *tier, uint64_t stripe)
 {
     struct tier_nvme *t = nvme_of(tier);
@@ -351,6 +357,7 @@ static void nvme_close(struct tier *tier)
 
 static const struct tier_ops nvme_ops = {.name = "nvme",
                                          .close = nvme_close,
+                                         .attach = nvme_attach,
                                          .submit = nvme_submit,
                                          .reap = nvme_reap,
                                          .take = nvme_take,

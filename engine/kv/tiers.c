@@ -21,6 +21,13 @@ static int32_t *bucket_of(const struct tiers *t, const struct hash_key *key)
     return &t->buckets[h & t->mask];
 }
 
+static uint64_t tag_of(const struct hash_key *key)
+{
+    uint64_t tag;
+    memcpy(&tag, key->b + 4, sizeof tag);
+    return tag;
+}
+
 const struct kv_entry *tiers_entry(const struct tiers *t, const struct item *i)
 {
     return i->dram != NONE ? &t->dram_entries[i->dram] : tier_ops(t->nvme)->entry(t->nvme, i->nvme);
@@ -28,8 +35,9 @@ const struct kv_entry *tiers_entry(const struct tiers *t, const struct item *i)
 
 struct item *tiers_item(struct tiers *t, const struct kv_ident *who)
 {
+    uint64_t tag = tag_of(&who->key);
     for (int32_t at = *bucket_of(t, &who->key); at != NONE; at = t->items[at].chain)
-        if (entry_is(tiers_entry(t, &t->items[at]), who))
+        if (t->tags[at] == tag && entry_is(tiers_entry(t, &t->items[at]), who))
             return &t->items[at];
     return NULL;
 }
@@ -39,11 +47,10 @@ static const struct item *parent_of(const struct tiers *t, const struct kv_entry
 {
     if (e->depth == 0)
         return NULL;
-    for (int32_t at = *bucket_of(t, &e->parent); at != NONE; at = t->items[at].chain) {
-        const struct kv_entry *p = tiers_entry(t, &t->items[at]);
-        if (hash_key_equal(&p->key, &e->parent) && p->depth + 1 == e->depth)
+    uint64_t tag = tag_of(&e->parent);
+    for (int32_t at = *bucket_of(t, &e->parent); at != NONE; at = t->items[at].chain)
+        if (t->tags[at] == tag)
             return &t->items[at];
-    }
     return NULL;
 }
 
@@ -64,6 +71,7 @@ struct item *tiers_add(struct tiers *t, const struct hash_key *key)
                        .next = NONE,
                        .used_us = now_us()};
     *bucket = tiers_id(t, i);
+    t->tags[tiers_id(t, i)] = tag_of(key);
     t->n_used++;
     return i;
 }
@@ -429,7 +437,10 @@ static int by_depth(const void *a, const void *b)
 
 static struct item *same_content(struct tiers *t, const struct kv_entry *e)
 {
+    uint64_t tag = tag_of(&e->key);
     for (int32_t at = *bucket_of(t, &e->key); at != NONE; at = t->items[at].chain) {
+        if (t->tags[at] != tag)
+            continue;
         const struct kv_entry *o = tiers_entry(t, &t->items[at]);
         if (hash_key_equal(&o->key, &e->key) && o->check == e->check && o->depth == e->depth &&
             memcmp(o->root, e->root, sizeof e->root) == 0 && memcmp(o->ids, e->ids, sizeof e->ids) == 0)
@@ -474,6 +485,13 @@ static int find_again(struct tiers *t)
     return 0;
 }
 
+static int attach(struct tiers *t, struct tier *tier, struct err *e)
+{
+    if (!tier || !tier_ops(tier)->attach || t->o.no_bytes)
+        return 0;
+    return tier_ops(tier)->attach(tier, t->dram.base, t->dram.bytes, t->o.bell, e);
+}
+
 static int open_tables(struct tiers *t)
 {
     uint32_t n_dram = t->dram.n_slots, n_nvme = t->nvme ? (uint32_t)tier_head(t->nvme)->n_slots : 0;
@@ -486,11 +504,12 @@ static int open_tables(struct tiers *t)
     t->n_items = (uint32_t)n;
     t->mask = n_buckets - 1;
     t->items = calloc(n, sizeof *t->items);
+    t->tags = calloc(n, sizeof *t->tags);
     t->buckets = malloc(n_buckets * sizeof *t->buckets);
     t->dram_item = malloc((n_dram + 1) * sizeof *t->dram_item);
     t->nvme_item = malloc((n_nvme + 1) * sizeof *t->nvme_item);
     t->dram_entries = calloc(n_dram, sizeof *t->dram_entries);
-    if (!t->items || !t->buckets || !t->dram_item || !t->nvme_item || !t->dram_entries ||
+    if (!t->items || !t->tags || !t->buckets || !t->dram_item || !t->nvme_item || !t->dram_entries ||
         evict_open(&t->in_dram, n_dram, t->o.returns) != 0 ||
         evict_open(&t->in_nvme, n_nvme ? n_nvme : 1, t->o.returns) != 0)
         return -ENOMEM;
@@ -521,7 +540,7 @@ int tiers_open(struct tiers **out, const struct tiers_opts *o, struct err *e)
     if (!t->o.deadline_ns)
         t->o.deadline_ns = 250000000;
     int ret = tier_dram_open(&t->dram, t->slot_bytes, o->dram_bytes, o->no_bytes, e);
-    if (ret)
+    if (ret || (ret = attach(t, t->gpu, e)) || (ret = attach(t, t->nvme, e)))
         goto fail;
     ret = open_tables(t);
     if (!ret && t->nvme)
@@ -549,6 +568,7 @@ void tiers_close(struct tiers *t)
     evict_close(t->in_nvme);
     tier_dram_close(&t->dram);
     free(t->items);
+    free(t->tags);
     free(t->buckets);
     free(t->dram_item);
     free(t->nvme_item);

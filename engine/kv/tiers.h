@@ -36,6 +36,7 @@ struct tiers_opts {
     uint32_t n_hbm;                /* blocks of the pool */
     struct tier *gpu;              /* HBM <-> DRAM; taken over */
     struct tier *nvme;             /* DRAM <-> NVMe, or NULL; taken over */
+    int bell;                      /* rung by the tiers when something has moved; -1 = none */
     uint64_t dram_bytes;           /* of the arena; at least one slot */
     uint8_t secret[32];            /* seals are keyed with it */
     const struct returns *returns; /* who comes back (evict.h); NULL = LRU. Outlives the tiers */

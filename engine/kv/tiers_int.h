@@ -78,6 +78,7 @@ struct tiers {
     /* contents */
     struct item *items;
     int32_t *buckets;
+    uint64_t *tags; /* [items] of their keys: most look-ups touch nothing else */
     uint32_t mask, n_items, n_used;
     int32_t free_item;
     int32_t *dram_item, *nvme_item; /* slot -> item, or NONE */

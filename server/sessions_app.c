@@ -12,6 +12,7 @@
 
 #define SAVE_AFTER_NS 5000000000ull
 #define DAY_S         86400
+#define TELL_A_TICK   16
 #define LOST_MAX      8 /* sessions whose keeping ended at once, and whose forks are told again */
 
 struct saving { /* who waits for the file */
@@ -30,6 +31,8 @@ struct app_sessions {
     uint64_t since_ns;         /* dirty for so long */
     struct str bytes;          /* being written */
     int error;                 /* of the last writing */
+    uint64_t told;             /* engines that were told what to keep, */
+    uint64_t tell_from;        /* and the id of the session that this one hears of next */
     struct saving *now, *then; /* wait for the one under way; for the next */
 };
 
@@ -225,9 +228,40 @@ void app_session_changed(struct app *a, struct session *s)
     note_change(a);
 }
 
+static void no_news(void *ctx, struct session *s)
+{
+    (void)ctx;
+    (void)s;
+}
+
+/* A new engine, of this daemon or the first, knows nothing of what is to be kept: it hears it a few sessions a tick. */
+static void tell_engine(struct app *a)
+{
+    struct app_sessions *s = a->sessions;
+    struct engine_stats st;
+    engine_get_stats(a->engine, &st);
+    if (a->state != APP_READY || st.state != ENGINE_READY)
+        return;
+    if (s->told != st.restarts + 1) {
+        s->told = st.restarts + 1;
+        s->tell_from = 1;
+        set_limits(a);
+        for (struct session_owner *o = s->table.owners; o; o = o->next)
+            sessions_grant(&s->table, o, sys.wall_s(), no_news, NULL);
+    }
+    for (int n = 0; n < TELL_A_TICK && s->tell_from <= s->table.last_id; s->tell_from++) {
+        const struct session *t = sessions_by_id(&s->table, s->tell_from);
+        if (!t || !(t->kept[1] || t->kept[2]))
+            continue;
+        send_keep(a, t);
+        n++;
+    }
+}
+
 void app_sessions_tick(struct app *a, uint64_t now_ns)
 {
     struct app_sessions *s = a->sessions;
+    tell_engine(a);
     if (!s->dirty || s->busy || now_ns - s->since_ns < SAVE_AFTER_NS)
         return;
     for (struct session_owner *o = s->table.owners; o; o = o->next) /* whose TTL is over gives room to others */

@@ -12,7 +12,7 @@
 
 #define BT         16
 #define N_TALKS    12
-#define IDS_MAX    600
+#define IDS_MAX    640
 #define MAX_BLOCKS (IDS_MAX / BT)
 
 struct talk { /* a conversation and where it ended */
@@ -239,6 +239,30 @@ START_TEST(test_what_was_parked_is_found_by_its_leaf_after_a_restart)
 }
 END_TEST
 
+START_TEST(test_what_is_brought_up_makes_way_for_who_waits)
+{
+    struct rig r;
+    rig_open(&r, 40, 64, 500);
+    struct talk *t = &r.talks[0];
+    say(&r, t, 300, 20, false);
+    ck_assert_uint_eq(ask(&r, &t->leaf, ENGINE_PARK).missing, 0);
+    for (uint32_t turns = 0; turns < 12; turns++) { /* it comes after so many turns, and needs the whole pool */
+        struct talk big = {.n = 0};
+        hand_close(&r.h);
+        hand_open(&r.h, &r.m);
+        ask(&r, &t->leaf, ENGINE_BRING);
+        for (uint32_t i = 0; i < turns; i++)
+            loop_turn(&r.h.loop);
+        say(&r, &big, 590, 40, false);
+        ck_assert_uint_eq(r.h.loop.sched.n_preempted, 0);
+        settle(&r);
+        ck_assert(kv_of(&r)->guest == NULL);
+        ck_assert_uint_eq(pool_n_used(kv_of(&r)->pool), 0);
+    }
+    rig_close(&r);
+}
+END_TEST
+
 START_TEST(test_a_chain_is_found_from_a_rung_when_its_end_is_gone)
 {
     struct rig r;
@@ -370,7 +394,7 @@ END_TEST
 
 UNIT_MAIN("session", test_a_chain_comes_whole_when_computing_it_takes_longer,
           test_what_is_said_of_random_conversations_is_what_their_ids_say,
-          test_what_was_parked_is_found_by_its_leaf_after_a_restart,
+          test_what_was_parked_is_found_by_its_leaf_after_a_restart, test_what_is_brought_up_makes_way_for_who_waits,
           test_a_chain_is_found_from_a_rung_when_its_end_is_gone, test_parking_says_what_it_can_not_do,
           test_what_stays_in_memory_is_not_written_until_somebody_else_has_it,
           test_what_is_kept_outlives_what_came_after_it)

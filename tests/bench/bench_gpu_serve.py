@@ -44,7 +44,7 @@ class Server:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
         argv = [hearthd, "--backend", "cuda", "--port", str(self.port), "--log-level", "warn",
-                "--set", f"model.random={model}", "--set", f"sched.max_seqs={slots}", "--set", "sched.max_queued=8192",
+                "--set", f"model.random={model}", "--set", f"sched.max_seqs={slots}", "--set", "sched.max_queued=8192", "--set", "sched.max_batch_tokens=2048",
                 "--set", "http.max_connections=16384", *extra]
         self.proc = subprocess.Popen(argv)
         end = time.monotonic() + 60

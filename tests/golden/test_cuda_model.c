@@ -18,7 +18,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { N_IDS = 256, N_REF = 64, N_GREEDY = 64 };
+enum { N_IDS = 256, N_REF = 64, N_GREEDY = 64, FEW_ROWS = 16 /* GEMV_ROWS of the card */ };
 
 /* -- cpu_fast with bfloat16 before each linear layer ----------------------------------------------------------------
  */
@@ -37,6 +37,16 @@ static void rounding_linear(struct backend *be, float *out, const void *rows, co
     backend_cpu_fast.release(be, x16, n * sizeof *x16);
 }
 
+/* The card keeps gate and up of many rows in bfloat16, too. */
+static void rounding_silu(struct backend *be, void *out, float *gu, const void *rows, const struct weight *w,
+                          int32_t n_rows)
+{
+    rounding_linear(be, gu, rows, w, n_rows);
+    for (size_t i = 0; n_rows > FEW_ROWS && i < (size_t)n_rows * (size_t)w->rows; i++)
+        gu[i] = bf16_to_f32(bf16_from_f32(gu[i]));
+    backend_cpu_fast.silu_mul(be, out, gu, n_rows, w->rows / 2);
+}
+
 static int rounding_open(struct backend **out, const struct backend_opts *o, struct err *e)
 {
     int rc = backend_cpu_fast.open(out, o, e);
@@ -50,6 +60,7 @@ static const struct backend_ops *rounding_cpu(void)
     rounding = backend_cpu_fast;
     rounding.open = rounding_open;
     rounding.linear = rounding_linear;
+    rounding.linear_silu = rounding_silu;
     return &rounding;
 }
 

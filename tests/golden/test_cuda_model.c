@@ -47,6 +47,20 @@ static void rounding_silu(struct backend *be, void *out, float *gu, const void *
     backend_cpu_fast.silu_mul(be, out, gu, n_rows, w->rows / 2);
 }
 
+/* Queries are bfloat16 before the tensor cores. (So are the weights of softmax there, which stay float here.) */
+static void rounding_attention(struct backend *be, const struct attn_args *a)
+{
+    size_t n = (size_t)a->step->n_rows * (size_t)a->q_stride;
+    float *q16 = backend_cpu_fast.alloc(be, n * sizeof *q16);
+    struct attn_args b = *a;
+    ck_assert_ptr_nonnull(q16);
+    for (size_t i = 0; i < n; i++)
+        q16[i] = bf16_to_f32(bf16_from_f32(a->q[i]));
+    b.q = q16;
+    backend_cpu_fast.attention(be, &b);
+    backend_cpu_fast.release(be, q16, n * sizeof *q16);
+}
+
 static int rounding_open(struct backend **out, const struct backend_opts *o, struct err *e)
 {
     int rc = backend_cpu_fast.open(out, o, e);
@@ -61,6 +75,7 @@ static const struct backend_ops *rounding_cpu(void)
     rounding.open = rounding_open;
     rounding.linear = rounding_linear;
     rounding.linear_silu = rounding_silu;
+    rounding.attention = rounding_attention;
     return &rounding;
 }
 
@@ -181,14 +196,14 @@ static void compare(const char *test, const struct backend_ops *on_cpu, const ch
 START_TEST(test_tiny_weights_give_the_same_distribution)
 {
     compare("tiny_weights_give_the_same_distribution", rounding_cpu(), "random:tiny",
-            (struct limits){N_IDS, 1e-4, 0.98});
+            (struct limits){N_IDS, 1e-3, 0.9});
 }
 END_TEST
 
 START_TEST(test_random_weights_of_a_real_shape_give_the_same_distribution)
 {
     compare("random_weights_of_a_real_shape_give_the_same_distribution", rounding_cpu(), "random:smollm2-135m",
-            (struct limits){N_IDS, 0.3, 0.5});
+            (struct limits){N_IDS, 0.4, 0.45});
 }
 END_TEST
 

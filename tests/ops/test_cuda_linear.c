@@ -15,8 +15,10 @@
 #include "tests/support/ops_trio.h"
 #include "tests/support/unit.h"
 
+#include <glob.h>
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 #define FEW 16 /* rows that one kernel serves, whatever their number */
 
@@ -219,5 +221,70 @@ START_TEST(test_weights_in_8_bits_multiply_as_what_they_stand_for)
 }
 END_TEST
 
+/* -- the file of algorithms -------------------------------------------------------------------------------------- */
+
+/* A product that is worth timing, on a backend opened for it: its result does not depend on what the file holds. */
+static void product_near_truth(struct ops_trio *t)
+{
+    struct ops_variant v = {t->one.ops, NULL, 1};
+    struct ops_trio own = {.rng = t->rng};
+    struct layer l = {0};
+    struct err e = {0};
+    const int32_t n = FEW + 4;
+    double tol;
+    ck_assert_int_eq(ops_open(&own.one, &v, &e), 0);
+    layer_make(&l, &own, 1024, 1024, n);
+    float *got = ops_floats((size_t)n * 1024);
+    ops_linear(&own.one, got, l.x, &l.w, n);
+    for (int32_t i = 0; i < 64; i++) {
+        double want = truth(&l, i % n, 16 * i, &tol);
+        ck_assert_double_le(fabs((double)got[(size_t)(i % n) * 1024 + 16 * (size_t)i] - want), tol);
+    }
+    free(got);
+    layer_free(&l, &own);
+    ops_close(&own.one);
+}
+
+static void damage(const char *path, long at)
+{
+    FILE *f = fopen(path, "r+b");
+    ck_assert_ptr_nonnull(f);
+    ck_assert_int_eq(fseek(f, at, SEEK_SET), 0);
+    ck_assert_int_eq(fwrite("?", 1, 1, f), 1);
+    ck_assert_int_eq(fclose(f), 0);
+}
+
+static void check_file(struct ops_trio *t)
+{
+    char dir[] = P_tmpdir "/hearth-linear-XXXXXX", pattern[128];
+    glob_t found;
+    ck_assert_ptr_nonnull(mkdtemp(dir));
+    setenv("XDG_CACHE_HOME", dir, 1);
+    unsetenv("CACHE_DIRECTORY");
+    product_near_truth(t);
+    snprintf(pattern, sizeof pattern, "%s/hearth/gemm-*.bin", dir);
+    ck_assert_int_eq(glob(pattern, 0, NULL, &found), 0);
+    ck_assert_uint_eq(found.gl_pathc, 1);
+    for (long at = 0; at < 176; at += 25) { /* head and the one entry */
+        damage(found.gl_pathv[0], at);
+        product_near_truth(t);
+    }
+    ck_assert_int_eq(truncate(found.gl_pathv[0], 100), 0);
+    product_near_truth(t);
+    product_near_truth(t); /* it was written again, whole */
+    unlink(found.gl_pathv[0]);
+    globfree(&found);
+    snprintf(pattern, sizeof pattern, "%s/hearth", dir);
+    rmdir(pattern);
+    rmdir(dir);
+}
+
+START_TEST(test_a_damaged_file_of_algorithms_is_not_read)
+{
+    ops_on_each("a_damaged_file_of_algorithms_is_not_read", 1, check_file);
+}
+END_TEST
+
 UNIT_MAIN("cuda_linear", test_linear_is_near_the_truth_in_every_kernel, test_gate_and_up_come_out_of_one_op,
-          test_few_rows_have_the_bits_that_they_have_alone, test_weights_in_8_bits_multiply_as_what_they_stand_for)
+          test_few_rows_have_the_bits_that_they_have_alone, test_weights_in_8_bits_multiply_as_what_they_stand_for,
+          test_a_damaged_file_of_algorithms_is_not_read)

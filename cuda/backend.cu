@@ -132,6 +132,7 @@ static void op_close(struct backend *be)
     if (!be)
         return;
     struct cuda *c = cuda_of(be);
+    cuda_moves_close(be);
     if (c->stream)
         CU(cudaStreamSynchronize(c->stream));
     sampler_close(c);
@@ -252,6 +253,10 @@ extern "C" __attribute__((visibility("default"))) const struct backend_ops heart
     .step_end = cuda_step_end,
     .step_wait = cuda_step_wait,
     .step_idle_us = cuda_step_idle_us,
+    .moves_open = cuda_moves_open,
+    .moves_close = cuda_moves_close,
+    .move = cuda_move,
+    .moved = cuda_moved,
     .embed = cuda_embed,
     .add_norm = cuda_add_norm,
     .linear = cuda_linear,

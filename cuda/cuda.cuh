@@ -115,6 +115,7 @@ struct cuda {
     int load_turn;
     struct reader *reader; /* of model files, while they are read */
     struct sampler *sampler;
+    struct moves *moves; /* NULL = none */
 };
 
 static inline struct cuda *cuda_of(struct backend *be)
@@ -155,6 +156,13 @@ void cuda_pass_end(struct backend *be);
 void cuda_step_end(struct backend *be, uint64_t number);
 void cuda_step_wait(struct backend *be, uint64_t number);
 float cuda_step_idle_us(struct backend *be, uint64_t number);
+
+/* -- moves.cu */
+int cuda_moves_open(struct backend *be, const struct seal_key *key, void *host, size_t host_bytes, uint32_t depth,
+                    int bell, struct err *e);
+void cuda_moves_close(struct backend *be); /* without any is fine */
+int cuda_move(struct backend *be, struct backend_move *m);
+struct backend_move *cuda_moved(struct backend *be);
 
 /* -- attention.cu */
 #define ATTN_DECODE_ROWS 8 /* a sequence with at most so many rows in a step is decode, with more prefill */

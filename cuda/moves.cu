@@ -1,0 +1,264 @@
+/* moves - blocks between the KV pool on the card and pinned host memory, on a stream for each direction, beside the
+ * steps. See backend.h.
+ *
+ * A move is a copy by the DMA engines and a seal kernel that reads the block on the card once (before the copy down,
+ * after the copy up); then an event, and a word to the host that rings the bell. Down waits for an event of the steps'
+ * stream; up waits for nothing, the caller knows that no step names the block.
+ *
+ * Host memory is pinned in pieces by a thread of its own, from the beginning on, since gigabytes take seconds; a move
+ * whose piece is not pinned yet is refused for now.
+ *
+ * Cost: bytes / link each way; the seal reads bytes once from device memory (1/60 of the time of the copy).
+ */
+#include "cuda/cuda.cuh"
+
+extern "C" {
+#include "engine/base/log.h"
+#include "engine/base/sys.h"
+}
+
+#include <assert.h>
+#include <atomic>
+#include <errno.h>
+#include <new>
+#include <pthread.h>
+#include <stdlib.h>
+
+#define PIECE   (1ull << 30)
+#define THREADS 256
+#define WARPS   (THREADS / 32)
+#define STREAMS 3
+
+struct move_flight { /* one move under way */
+    struct backend_move *m;
+    cudaEvent_t done;
+};
+
+struct move_lane {                /* a direction */
+    cudaStream_t stream[STREAMS]; /* by turns: the seal of one move beside the copy of another */
+    struct move_flight *ring;     /* [depth] */
+    uint32_t first, n;
+    uint64_t *sums;      /* [depth][2] on the card */
+    uint64_t *host_sums; /* [depth][2] pinned */
+};
+
+struct moves {
+    uint32_t depth;
+    struct move_lane lanes[2]; /* down, up */
+    cudaEvent_t queued;        /* on the steps' stream */
+    struct seal_key *key;      /* on the card */
+    uint64_t length[2];        /* multipliers of the length */
+    int bell;
+    uint8_t *host;
+    size_t host_bytes;
+    std::atomic<size_t> pinned; /* bytes from the beginning that are */
+    std::atomic<bool> quit;
+    pthread_t pinner;
+};
+
+/* -- seals: a warp takes a chunk, 4 words a lane; a block of threads adds up before it goes to memory. */
+
+static __device__ uint64_t pair_product(uint64_t w, uint64_t k)
+{
+    return (uint64_t)((uint32_t)w + (uint32_t)k) * (uint32_t)((uint32_t)(w >> 32) + (uint32_t)(k >> 32));
+}
+
+/* Grid: chunks / WARPS, rounded up; a warp past the end has no words and adds nothing. Block: THREADS. Memory bound. */
+static __global__ void seal_kernel(uint64_t *sums, const uint64_t *words, uint64_t n_words, const seal_key *key)
+{
+    __shared__ uint64_t part[2][WARPS];
+    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    uint64_t chunk = (uint64_t)blockIdx.x * WARPS + warp, from = chunk * SEAL_PAIRS, a = 0, b = 0;
+    for (uint32_t j = lane; j < SEAL_PAIRS; j += 32)
+        if (from + j < n_words) {
+            uint64_t w = words[from + j];
+            a += pair_product(w, key->pair[0][j]);
+            b += pair_product(w, key->pair[1][j]);
+        }
+    for (int o = 16; o > 0; o /= 2) {
+        a += __shfl_down_sync(~0u, a, o);
+        b += __shfl_down_sync(~0u, b, o);
+    }
+    if (lane == 0) {
+        part[0][warp] = a * seal_multiplier(key->chunk[0], chunk);
+        part[1][warp] = b * seal_multiplier(key->chunk[1], chunk);
+    }
+    __syncthreads();
+    if (threadIdx.x < 2) {
+        uint64_t sum = 0;
+        for (int i = 0; i < WARPS; i++)
+            sum += part[threadIdx.x][i];
+        atomicAdd((unsigned long long *)&sums[threadIdx.x], (unsigned long long)sum);
+    }
+}
+
+static void queue_seal(struct moves *v, struct move_lane *l, uint32_t at, const struct backend_move *m)
+{
+    cudaStream_t stream = l->stream[at % STREAMS];
+    uint64_t words = m->bytes / 8, chunks = (words + SEAL_PAIRS - 1) / SEAL_PAIRS;
+    uint64_t *sums = l->sums + 2 * at;
+    CU(cudaMemsetAsync(sums, 0, 16, stream));
+    seal_kernel<<<(unsigned)((chunks + WARPS - 1) / WARPS), THREADS, 0, stream>>>(sums, (const uint64_t *)m->device,
+                                                                                  words, v->key);
+    LAUNCHED();
+    CU(cudaMemcpyAsync(l->host_sums + 2 * at, sums, 16, cudaMemcpyDeviceToHost, stream));
+}
+
+/* -- moving */
+
+static void CUDART_CB ring(void *arg)
+{
+    uint64_t one = 1;
+    if (sys.write(*(const int *)arg, &one, sizeof one) < 0)
+        return; /* it rings already */
+}
+
+int cuda_move(struct backend *be, struct backend_move *m)
+{
+    struct cuda *c = cuda_of(be);
+    struct moves *v = c->moves;
+    struct move_lane *l = &v->lanes[m->up];
+    assert(m->bytes % 8 == 0 && (uint8_t *)m->host >= v->host && m->bytes <= v->host_bytes);
+    size_t end = (size_t)((uint8_t *)m->host - v->host) + m->bytes;
+    if (l->n == v->depth || end > v->pinned.load(std::memory_order_acquire))
+        return -EAGAIN;
+    uint32_t at = (l->first + l->n) % v->depth;
+    cudaStream_t stream = l->stream[at % STREAMS];
+    if (m->up) {
+        CU(cudaMemcpyAsync(m->device, m->host, m->bytes, cudaMemcpyHostToDevice, stream));
+        queue_seal(v, l, at, m);
+    } else {
+        CU(cudaEventRecord(v->queued, c->stream));
+        CU(cudaStreamWaitEvent(stream, v->queued, 0));
+        queue_seal(v, l, at, m);
+        CU(cudaMemcpyAsync(m->host, m->device, m->bytes, cudaMemcpyDeviceToHost, stream));
+    }
+    CU(cudaEventRecord(l->ring[at].done, stream));
+    if (v->bell >= 0)
+        CU(cudaLaunchHostFunc(stream, ring, &v->bell));
+    l->ring[at].m = m;
+    l->n++;
+    return 0;
+}
+
+static void take_done(struct moves *v, struct move_lane *l, struct backend_move ***last)
+{
+    while (l->n > 0) {
+        struct move_flight *f = &l->ring[l->first];
+        cudaError_t rc = cudaEventQuery(f->done);
+        if (rc == cudaErrorNotReady)
+            return;
+        CU(rc);
+        for (int i = 0; i < 2; i++)
+            f->m->seal.v[i] = l->host_sums[2 * l->first + i] + f->m->bytes * v->length[i];
+        f->m->next = NULL;
+        **last = f->m;
+        *last = &f->m->next;
+        l->first = (l->first + 1) % v->depth;
+        l->n--;
+    }
+}
+
+struct backend_move *cuda_moved(struct backend *be)
+{
+    struct moves *v = cuda_of(be)->moves;
+    struct backend_move *list = NULL, **last = &list;
+    for (int i = 0; i < 2; i++)
+        take_done(v, &v->lanes[i], &last);
+    return list;
+}
+
+/* -- open and close */
+
+static void *pin(void *arg)
+{
+    struct moves *v = (struct moves *)arg;
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed; /* a step may be recorded meanwhile */
+    CU(cudaSetDevice(0));
+    CU(cudaThreadExchangeStreamCaptureMode(&mode));
+    for (size_t at = 0; at < v->host_bytes && !v->quit.load(); at += PIECE) {
+        size_t n = v->host_bytes - at < PIECE ? v->host_bytes - at : PIECE;
+        cudaError_t rc = cudaHostRegister(v->host + at, n, cudaHostRegisterDefault);
+        if (rc != cudaSuccess) {
+            cudaGetLastError();
+            log_error("cuda pin", "bytes=%zu of=%zu error=\"%s\" next=\"KV moves no further than that\"", at,
+                      v->host_bytes, cudaGetErrorString(rc));
+            break;
+        }
+        v->pinned.store(at + n, std::memory_order_release);
+    }
+    return NULL;
+}
+
+static void lane_open(struct move_lane *l, uint32_t depth)
+{
+    for (int i = 0; i < STREAMS; i++)
+        CU(cudaStreamCreateWithFlags(&l->stream[i], cudaStreamNonBlocking));
+    CU(cudaMalloc(&l->sums, depth * 16));
+    CU(cudaHostAlloc(&l->host_sums, depth * 16, cudaHostAllocDefault));
+    l->ring = new struct move_flight[depth]();
+    for (uint32_t i = 0; i < depth; i++)
+        CU(cudaEventCreateWithFlags(&l->ring[i].done, cudaEventDisableTiming));
+}
+
+static void lane_close(struct move_lane *l, uint32_t depth)
+{
+    for (int i = 0; i < STREAMS; i++)
+        CU(cudaStreamSynchronize(l->stream[i]));
+    for (uint32_t i = 0; i < depth; i++)
+        CU(cudaEventDestroy(l->ring[i].done));
+    delete[] l->ring;
+    CU(cudaFree(l->sums));
+    CU(cudaFreeHost(l->host_sums));
+    for (int i = 0; i < STREAMS; i++)
+        CU(cudaStreamDestroy(l->stream[i]));
+}
+
+int cuda_moves_open(struct backend *be, const struct seal_key *key, void *host, size_t host_bytes, uint32_t depth,
+                    int bell, struct err *e)
+{
+    struct cuda *c = cuda_of(be);
+    assert(!c->moves && depth > 0);
+    struct moves *v = new (std::nothrow) moves{};
+    if (!v)
+        return err_set(e, ENOMEM, "cuda: out of memory");
+    v->depth = depth;
+    v->bell = bell;
+    v->host = (uint8_t *)host;
+    v->host_bytes = host_bytes;
+    for (int i = 0; i < 2; i++) {
+        lane_open(&v->lanes[i], depth);
+        v->length[i] = seal_multiplier(key->chunk[i], SEAL_LENGTH);
+    }
+    CU(cudaEventCreateWithFlags(&v->queued, cudaEventDisableTiming));
+    CU(cudaMalloc(&v->key, sizeof *key));
+    CU(cudaMemcpy(v->key, key, sizeof *key, cudaMemcpyHostToDevice));
+    int rc = pthread_create(&v->pinner, NULL, pin, v);
+    if (rc) {
+        v->pinner = 0;
+        c->moves = v;
+        cuda_moves_close(be);
+        return err_set(e, rc, "cuda: thread that pins memory: %d", rc);
+    }
+    c->moves = v;
+    return 0;
+}
+
+void cuda_moves_close(struct backend *be)
+{
+    struct cuda *c = cuda_of(be);
+    struct moves *v = c->moves;
+    if (!v)
+        return;
+    v->quit.store(true);
+    if (v->pinner)
+        pthread_join(v->pinner, NULL);
+    for (int i = 0; i < 2; i++)
+        lane_close(&v->lanes[i], v->depth);
+    for (size_t at = 0; at < v->pinned.load(); at += PIECE)
+        CU(cudaHostUnregister(v->host + at));
+    CU(cudaEventDestroy(v->queued));
+    CU(cudaFree(v->key));
+    delete v;
+    c->moves = NULL;
+}

@@ -8,10 +8,12 @@
  * Cost: K and V bytes once per chunk of query vectors, everything else is small; bound by memory. In flight: all stages
  * but one of all warps, 128 KiB an SM, where about 20 would hide the latency.
  *
- * The bits of a row depend on how the keys of its sequence were cut, so on the lengths of all sequences of the step.
+ * The bits of a row depend on how the keys of its sequence were cut, so on the lengths of all sequences of the step;
+ * with fixed parts (decode_plan.cuh) on the row alone, among sequences of one row.
  */
 #include "cuda/decode_end.cuh"
 
+#include <algorithm>
 #include <assert.h>
 #include <new>
 
@@ -61,20 +63,26 @@ static __global__ void __launch_bounds__(THREADS, shape<D, NT, BYTES>::ctas) dec
 
 /* -- memory ------------------------------------------------------------------------------------------------------ */
 
-template <int D, int NT, int BYTES> static void allow(void)
+template <int D, int NT, int BYTES> static bool fits(const struct attn *m)
 {
-    CU(cudaFuncSetAttribute(decode_kernel<D, NT, BYTES>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                            shape<D, NT, BYTES>::shared));
+    return shape<D, NT, BYTES>::shared <= m->shared_block;
 }
 
-template <int BYTES> static void allow_all(void)
+template <int D, int NT, int BYTES> static void allow(const struct attn *m)
 {
-    allow<64, 1, BYTES>();
-    allow<64, 2, BYTES>();
-    allow<128, 1, BYTES>();
-    allow<128, 2, BYTES>();
-    allow<256, 1, BYTES>();
-    allow<256, 2, BYTES>();
+    if (fits<D, NT, BYTES>(m))
+        CU(cudaFuncSetAttribute(decode_kernel<D, NT, BYTES>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                shape<D, NT, BYTES>::shared));
+}
+
+template <int BYTES> static void allow_all(const struct attn *m)
+{
+    allow<64, 1, BYTES>(m);
+    allow<64, 2, BYTES>(m);
+    allow<128, 1, BYTES>(m);
+    allow<128, 2, BYTES>(m);
+    allow<256, 1, BYTES>(m);
+    allow<256, 2, BYTES>(m);
 }
 
 bool decode_open(struct cuda *c)
@@ -82,26 +90,49 @@ bool decode_open(struct cuda *c)
     struct attn *m = c->attn = new (std::nothrow) attn{};
     if (!m)
         return false;
-    m->max_rows = c->max_rows;
+    m->fixed = c->deterministic;
+    m->max_seqs = c->max_rows;
     m->max_grid = c->n_sm * 4;
-    m->seq = (struct decode_seq *)cuda_alloc(c, sizeof *m->seq * ATTN_PLANS * (size_t)m->max_rows);
+    CU(cudaDeviceGetAttribute(&m->shared_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
+    CU(cudaDeviceGetAttribute(&m->shared_sm, cudaDevAttrMaxSharedMemoryPerMultiprocessor, 0));
+    size_t seqs = ATTN_PLANS * (size_t)m->max_seqs * (m->fixed ? DECODE_PARTS : 1);
+    m->seq = (struct decode_seq *)cuda_alloc(c, sizeof *m->seq * seqs);
     m->start = (struct decode_start *)cuda_alloc(c, sizeof *m->start * ATTN_PLANS * (size_t)m->max_grid);
     m->arrived = (int32_t *)cuda_alloc(c, sizeof *m->arrived * (size_t)m->max_grid);
     m->partials = (float *)cuda_alloc(c, sizeof(float) * 2 * (size_t)m->max_grid * shape<256, 2, 2>::part);
-    allow_all<1>();
-    allow_all<2>();
+    allow_all<1>(m);
+    allow_all<2>(m);
     return m->seq && m->start && m->arrived && m->partials;
 }
 
 void decode_close(struct cuda *c)
 {
-    if (!c->attn)
+    struct attn *m = c->attn;
+    if (!m)
         return;
-    CU(cudaFree(c->attn->seq));
-    CU(cudaFree(c->attn->start));
-    CU(cudaFree(c->attn->arrived));
-    CU(cudaFree(c->attn->partials));
-    delete c->attn;
+    CU(cudaFree(m->seq));
+    CU(cudaFree(m->start));
+    CU(cudaFree(m->arrived));
+    CU(cudaFree(m->partials));
+    CU(cudaFree(m->fixed_partials));
+    CU(cudaFree(m->fixed_arrived));
+    delete m;
+}
+
+/* Room for the fixed parts of a model's shape: it does not change, so this takes memory once. */
+static void take_fixed(struct cuda *c, size_t segments, size_t part)
+{
+    struct attn *m = c->attn;
+    if (m->segments >= segments && m->part >= part)
+        return;
+    CU(cudaFree(m->fixed_partials));
+    CU(cudaFree(m->fixed_arrived));
+    m->segments = segments;
+    m->part = part;
+    m->fixed_partials = (float *)cuda_alloc(c, segments * DECODE_PARTS * part * sizeof(float));
+    m->fixed_arrived = (int32_t *)cuda_alloc(c, segments * sizeof(int32_t));
+    if (!m->fixed_partials || !m->fixed_arrived)
+        cuda_die(__FILE__, __LINE__, "fixed parts of attention", "out of memory; lower kv.bytes");
 }
 
 /* -- launches ---------------------------------------------------------------------------------------------------- */
@@ -111,21 +142,32 @@ static void launch(struct cuda *c, const struct attn_args *a, const struct step_
 {
     using sh = shape<D, NT, BYTES>;
     static_assert(sh::ctas >= 1 && sh::ctas <= 4, "max_grid is 4 CTAs an SM");
-    const int32_t g_n = (int32_t)a->kv->n_kv_heads, grid = c->n_sm * sh::ctas;
-    struct decode_terms t = {a->window, a->key_begin, a->key_end, k->group, g_n, sh::nq, grid};
+    struct attn *m = c->attn;
+    const int32_t g_n = (int32_t)a->kv->n_kv_heads, ctas = std::min(sh::ctas, m->shared_sm / (sh::shared + 1024));
+    struct decode_terms t = {a->window, a->key_begin, a->key_end, k->group, g_n, sh::nq, c->n_sm * ctas, m->fixed};
+    if (m->fixed) {
+        take_fixed(c, (size_t)c->max_seqs * (size_t)g_n * (size_t)((k->group + sh::nq - 1) / sh::nq), sh::part);
+        k->partials = m->fixed_partials;
+        k->arrived = m->fixed_arrived;
+    }
     k->plan = attn_plan(c, a->step->number, at, &t);
-    decode_kernel<D, NT, BYTES><<<(unsigned)grid, THREADS, sh::shared, c->stream>>>(*k);
+    decode_kernel<D, NT, BYTES><<<(unsigned)t.grid, THREADS, sh::shared, c->stream>>>(*k);
     LAUNCHED();
 }
 
+/* Chunks of 8 vectors when there are no more, or of 16, also where the rings of the former are too large for the card.
+ */
 template <int D, int BYTES>
-static void launch_for(struct cuda *c, const struct attn_args *a, const struct step_dev *at, struct decode_args *k,
+static bool launch_for(struct cuda *c, const struct attn_args *a, const struct step_dev *at, struct decode_args *k,
                        int32_t n_vec)
 {
-    if (n_vec <= 8)
+    if (n_vec <= 8 && fits<D, 1, BYTES>(c->attn))
         launch<D, 1, BYTES>(c, a, at, k);
-    else
+    else if (fits<D, 2, BYTES>(c->attn))
         launch<D, 2, BYTES>(c, a, at, k);
+    else
+        return false;
+    return true;
 }
 
 static bool aligned(const struct attn_args *a)
@@ -174,12 +216,10 @@ bool attn_decode(struct cuda *c, const struct attn_args *a, const struct step_de
     k.block_shift = __builtin_ctz(kv->block_tokens);
     k.scale = a->scale * LOG2E;
     const bool wide = kv->format == KV_FORMAT_KV16;
-    const int32_t n_vec = most_rows(a->step) * k.group;
+    const int32_t n_vec = c->attn->fixed ? k.group : most_rows(a->step) * k.group;
     if (d == 64)
-        (wide ? launch_for<64, 2> : launch_for<64, 1>)(c, a, at, &k, n_vec);
-    else if (d == 128)
-        (wide ? launch_for<128, 2> : launch_for<128, 1>)(c, a, at, &k, n_vec);
-    else
-        (wide ? launch_for<256, 2> : launch_for<256, 1>)(c, a, at, &k, n_vec);
-    return true;
+        return (wide ? launch_for<64, 2> : launch_for<64, 1>)(c, a, at, &k, n_vec);
+    if (d == 128)
+        return (wide ? launch_for<128, 2> : launch_for<128, 1>)(c, a, at, &k, n_vec);
+    return (wide ? launch_for<256, 2> : launch_for<256, 1>)(c, a, at, &k, n_vec);
 }

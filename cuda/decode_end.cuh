@@ -94,22 +94,38 @@ static __device__ inline void write(const struct decode_args &a, const struct pl
         a.out.lse_ln[at] = sm.sum == 0 ? -INFINITY : (sm.max + log2f(sm.sum)) * LN2;
 }
 
-/* Part i of a segment that CTAs first, first + 1, .. share: the first has it as its last segment, the others as their
- * first. */
-static __device__ inline size_t part_at(int32_t first, int32_t i)
+/* Parts of a segment. Balanced: CTAs first, first + 1, .. share it; the first has it as its last segment, the others as
+ * their first. Fixed: first is the number of the segment. */
+struct parts {
+    int32_t first, n, mine;
+    bool fixed;
+};
+
+static __device__ inline struct parts parts_of(const struct decode_args &a, const struct place &p, int32_t run)
 {
-    return 2 * (size_t)(first + i) + (i == 0);
+    if (p.q.parts) {
+        int32_t s = p.s / DECODE_PARTS;
+        return {(s * (int32_t)a.kv.n_kv_heads + p.head) * p.q.chunks + p.chunk, p.q.parts, p.s % DECODE_PARTS, true};
+    }
+    const int32_t unit0 = p.q.first + (p.head * p.q.chunks + p.chunk) * p.q.n_tiles, first = unit0 / run;
+    return {first, (unit0 + p.q.n_tiles - 1) / run - first + 1, (int32_t)blockIdx.x - first, false};
+}
+
+/* Where part i is, in parts. */
+static __device__ inline size_t part_at(const struct parts &s, int32_t i)
+{
+    return s.fixed ? (size_t)s.first * DECODE_PARTS + i : 2 * (size_t)(s.first + i) + (i == 0);
 }
 
 /* Have all parts come? Then this CTA merges them. */
-static __device__ inline bool arrive(const struct decode_args &a, int32_t first, int32_t n, int32_t *last)
+static __device__ inline bool arrive(const struct decode_args &a, const struct parts &s, int32_t *last)
 {
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-        *last = atomicAdd(&a.arrived[first], 1) == n - 1;
+        *last = atomicAdd(&a.arrived[s.first], 1) == s.n - 1;
         if (*last)
-            a.arrived[first] = 0;
+            a.arrived[s.first] = 0;
     }
     __syncthreads();
     if (*last)
@@ -117,10 +133,10 @@ static __device__ inline bool arrive(const struct decode_args &a, int32_t first,
     return *last;
 }
 
-/* (all, o) += parts k .. k + N - 1 of vector v, dims d .. d + 3; those from n on count for nothing. All loads are under
- * way before the first is used. */
+/* (all, o) += parts k .. k + N - 1 of vector v, dims d .. d + 3; those behind the last count for nothing. All loads are
+ * under way before the first is used. */
 template <int D, int NT, int N>
-static __device__ inline void add_parts(const struct decode_args &a, int32_t first, int32_t k, int32_t n, int v, int d,
+static __device__ inline void add_parts(const struct decode_args &a, const struct parts &s, int32_t k, int v, int d,
                                         struct softmax *all, float4 *o)
 {
     constexpr int size = 8 * NT * (D + 2);
@@ -129,7 +145,7 @@ static __device__ inline void add_parts(const struct decode_args &a, int32_t fir
     float max = all->max;
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        const float *part = a.partials + part_at(first, min(k + i, n - 1)) * size;
+        const float *part = a.partials + part_at(s, min(k + i, s.n - 1)) * size;
         sm[i] = __ldcg((const float2 *)(part + 8 * NT * D) + v);
         x[i] = __ldcg((const float4 *)(part + v * D + d));
     }
@@ -142,7 +158,7 @@ static __device__ inline void add_parts(const struct decode_args &a, int32_t fir
     all->max = max;
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        w = k + i < n ? weight_of(sm[i].x, max) : 0;
+        w = k + i < s.n ? weight_of(sm[i].x, max) : 0;
         all->sum += sm[i].y * w;
         add(o, x[i], w);
     }
@@ -150,17 +166,17 @@ static __device__ inline void add_parts(const struct decode_args &a, int32_t fir
 
 template <int D, int NT>
 static __device__ inline void merge_parts(const struct decode_args &a, const struct place &p, int32_t n_vec,
-                                          int32_t first, int32_t n)
+                                          const struct parts &s)
 {
     for (int i = threadIdx.x; i < n_vec * D / 4; i += WARPS * 32) {
         int v = i / (D / 4), d = i % (D / 4) * 4;
         struct softmax all = {-INFINITY, 0};
         float4 o = make_float4(0, 0, 0, 0);
         int32_t k = 0;
-        for (; k + 4 < n; k += 16)
-            add_parts<D, NT, 16>(a, first, k, n, v, d, &all, &o);
-        if (k < n)
-            add_parts<D, NT, 4>(a, first, k, n, v, d, &all, &o);
+        for (; k + 4 < s.n; k += 16)
+            add_parts<D, NT, 16>(a, s, k, v, d, &all, &o);
+        if (k < s.n)
+            add_parts<D, NT, 4>(a, s, k, v, d, &all, &o);
         write<D>(a, p, p.chunk * 8 * NT + v, d, all, o);
     }
 }
@@ -172,9 +188,8 @@ static __device__ inline void end_segment(const struct decode_args &a, const str
 {
     using sh = shape<D, NT, BYTES>;
     const int32_t n_vec = min(p.q.n_rows * a.group - p.chunk * sh::nq, sh::nq);
-    const int32_t unit0 = p.q.first + (p.head * p.q.chunks + p.chunk) * p.q.n_tiles;
-    const int32_t first = unit0 / run, n_parts = (unit0 + p.q.n_tiles - 1) / run - first + 1;
-    float *part = a.partials + part_at(first, (int32_t)blockIdx.x - first) * sh::part;
+    const struct parts s = parts_of(a, p, run);
+    float *part = a.partials + part_at(s, s.mine) * sh::part;
     __syncthreads(); /* the meeting before is over */
     bring<D, NT, BYTES>(w, m);
     __syncthreads();
@@ -182,7 +197,7 @@ static __device__ inline void end_segment(const struct decode_args &a, const str
         int v = i / (D / 4), d = i % (D / 4) * 4;
         float4 o;
         struct softmax all = merge_warps<D, NT>(m, v, d, &o);
-        if (n_parts == 1) {
+        if (s.n == 1) {
             write<D>(a, p, p.chunk * sh::nq + v, d, all, o);
             continue;
         }
@@ -190,8 +205,8 @@ static __device__ inline void end_segment(const struct decode_args &a, const str
         if (d == 0)
             *((float2 *)(part + sh::nq * D) + v) = {all.max, all.sum};
     }
-    if (n_parts > 1 && arrive(a, first, n_parts, &m->last))
-        merge_parts<D, NT>(a, p, n_vec, first, n_parts);
+    if (s.n > 1 && arrive(a, s, &m->last))
+        merge_parts<D, NT>(a, p, n_vec, s);
 }
 
 #endif

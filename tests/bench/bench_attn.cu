@@ -1,11 +1,12 @@
 /* bench_attn - decode attention beside the card's copy rate, in one run.
  *
- * usage: bench_attn [K1|K2|K3|extra|check|tiny ...]        all, when none is named
+ * usage: bench_attn [K1|K2|K3|extra|check|fixed|tiny ...]        all, when none is named
  *
  * Prints one JSON object a line: the rate of a copy (C: bytes read and written) and of a read, then for each shape the
  * time of a call and the rate at which it reads K and V, over C. Calls go over the layers of a pool much larger than
  * L2, one after the other in a graph, so each finds its keys in memory; medians of REPLAYS. Keys, values and queries
- * are random. `check` compares long contexts with the plain kernel, `tiny` short ones under sanitizers.
+ * are random. `check` compares long contexts with the plain kernel, `tiny` short ones under sanitizers; `fixed` is
+ * deterministic mode.
  */
 #include "cuda/kv.cuh"
 
@@ -353,6 +354,50 @@ static void check(struct cuda *c, const struct shape *s)
 
 #define KV16 KV_FORMAT_KV16
 #define KV8  KV_FORMAT_KV8
+/* Deterministic: each row of the case in a step of its own has the same bits. */
+static void check_company(struct cuda *c, const struct shape *s)
+{
+    struct state t;
+    make(c, &t, s);
+    const struct step all = t.step;
+    size_t width = (size_t)(s->n_kv_heads * s->group * s->d);
+    float *host = (float *)malloc(2 * width * sizeof *host);
+    int32_t differ = 0;
+    CU(cudaMemsetAsync(t.o, 0xff, 2 * t.n_o * sizeof *t.o, c->stream));
+    call(c, &t, 0, t.q, t.o, t.lse);
+    for (int32_t i = 0; i < s->n_seqs; i++) {
+        int32_t row_seq = 0, seq_row[2] = {0, 1}, table_at[2] = {0, all.table_at[i + 1] - all.table_at[i]};
+        t.step.number = all.number + 1000000 + (uint64_t)i;
+        t.step.n_rows = t.step.n_seqs = 1;
+        t.step.pos = all.pos + i;
+        t.step.row_seq = &row_seq;
+        t.step.seq_row = seq_row;
+        t.step.table = all.table + all.table_at[i];
+        t.step.table_at = table_at;
+        call(c, &t, 0, t.q + i * width, t.o + t.n_o, t.lse);
+        CU(cudaMemcpyAsync(host, t.o + i * width, width * sizeof *host, cudaMemcpyDeviceToHost, c->stream));
+        CU(cudaMemcpyAsync(host + width, t.o + t.n_o, width * sizeof *host, cudaMemcpyDeviceToHost, c->stream));
+        CU(cudaStreamSynchronize(c->stream));
+        differ += memcmp(host, host + width, width * sizeof *host) != 0;
+    }
+    printf("{\"check\": \"company\", \"B\": %d, \"ctx\": %d, \"group\": %d, \"d\": %d, \"rows_that_differ\": %d, "
+           "\"ok\": %s}\n",
+           s->n_seqs, s->ctx, s->group, s->d, differ, differ ? "false" : "true");
+    fflush(stdout);
+    free(host);
+    t.step = all;
+    unmake(&t);
+}
+
+/* The same card with fixed parts. */
+static void be_deterministic(struct cuda *c)
+{
+    decode_close(c);
+    c->deterministic = true;
+    if (!decode_open(c))
+        exit(1);
+}
+
 /* name format B ctx | kv heads, group, d, rows, block, window | mixed, gate */
 static const struct shape shapes[] = {
     {"K1", KV16, 16, 1024, 8, 4, 128, 1, 64, 0, false, 0.75},
@@ -388,9 +433,29 @@ static const struct shape shapes[] = {
     {"check", KV8, 5, 3001, 8, 5, 128, 1, 16, 0, true, 0},
     {"check", KV8, 2, 70001, 2, 8, 64, 3, 32, 0, true, 0},
     {"check", KV8, 3, 20000, 3, 3, 256, 8, 128, 9999, true, 0},
+    {"fixed", KV16, 40, 5000, 8, 4, 128, 1, 64, 0, true, 0},
+    {"fixed", KV8, 9, 30000, 2, 5, 64, 1, 32, 7000, true, 0},
+    {"fixed", KV16, 16, 1024, 8, 4, 128, 1, 64, 0, false, 0.5},
+    {"fixed", KV16, 32, 4096, 8, 4, 128, 1, 64, 0, false, 0.5},
+    {"fixed", KV16, 1, 131072, 8, 4, 128, 1, 64, 0, false, 0.5},
+    {"fixed", KV16, 128, 1024, 8, 4, 128, 1, 64, 0, true, 0.5},
+    {"fixed", KV16, 1, 1024, 8, 4, 128, 1, 64, 0, false, 20},
     {"tiny", KV16, 5, 300, 2, 5, 128, 3, 16, 0, true, 0},
     {"tiny", KV8, 5, 300, 2, 9, 64, 1, 32, 100, true, 0},
 };
+
+static void run(struct cuda *c, const struct shape *s)
+{
+    bool fixed = strcmp(s->name, "fixed") == 0; /* come last but for `tiny`, which sanitizers see so */
+    if (fixed && !c->deterministic)
+        be_deterministic(c);
+    if (s->gate == 0)
+        check(c, s);
+    if (s->gate == 0 && fixed)
+        check_company(c, s);
+    if (s->gate > 0)
+        bench(c, s);
+}
 
 int main(int argc, char **argv)
 {
@@ -411,7 +476,7 @@ int main(int argc, char **argv)
         for (int i = 1; i < argc; i++)
             wanted |= strcmp(argv[i], s.name) == 0;
         if (wanted)
-            s.gate == 0 ? check(c, &s) : bench(c, &s);
+            run(c, &s);
     }
     hearth_backend_cuda.close(be);
     return 0;

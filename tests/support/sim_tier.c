@@ -45,8 +45,8 @@ static int sim_submit(struct tier *t, struct tier_move *m)
     if (s->n_moving == s->o.depth)
         return -EAGAIN;
     l->free_ns = start + (uint64_t)((double)s->o.block_bytes * 1e9 / (double)bps);
-    m->submitted_ns = now;
-    m->ns = l->free_ns + s->o.latency_ns - now;
+    m->submitted_ns = start; /* when the link is its own: what was before it is not its time */
+    m->ns = l->free_ns + s->o.latency_ns - start;
     m->result = 0;
     memset(&m->seal, 0, sizeof m->seal);
     if (m->entry)

@@ -291,6 +291,11 @@ int engine_pid(const struct engine *g);
 /* Look through a folder of kv.nvme.dirs: every entry, and every payload against its seal. `report` gets a line a file.
  * 0: all is well; 1: something is damaged (a daemon computes that again); -EBUSY: a daemon has it; other -errno. */
 int engine_kv_check(const char *dir, struct str *report, struct err *e);
+/* What the drive behind a folder writes and reads, in bytes a second: 64 MiB in a file that nobody sees, past the page
+ * cache where that goes. 0 or -errno with e. */
+int engine_kv_speed(const char *dir, uint64_t *write_bps, uint64_t *read_bps, struct err *e);
+/* Bytes of a place in the tiers below the pool, for a plan. */
+uint64_t engine_kv_slot_bytes(const struct engine_plan *p);
 /* Overwrite and remove all that a folder of kv.nvme.dirs holds, its secret included. 0 or -errno with e. */
 int engine_kv_purge(const char *dir, struct str *report, struct err *e);
 

@@ -4,6 +4,7 @@
 #include "engine/base/sys.h"
 #include "engine/engine.h"
 #include "engine/kv/nvme_index.h"
+#include "engine/kv/tier.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -111,6 +112,58 @@ int engine_kv_check(const char *dir, struct str *report, struct err *e)
     if (ret)
         return err_set(e, -ret, "%s: %s", dir, strerror(-ret));
     return l.damage;
+}
+
+/* -- speed */
+
+#define SPEED_BYTES (64u << 20)
+#define SPEED_PIECE (4u << 20)
+
+/* Bytes a second of one pass over the file, or -errno. */
+static int64_t pass_over(int fd, uint8_t *buf, bool write)
+{
+    uint64_t from = sys.now_ns();
+    for (size_t at = 0; at < SPEED_BYTES;) {
+        ssize_t n = write ? sys.pwrite(fd, buf, SPEED_PIECE, (off_t)at) : sys.pread(fd, buf, SPEED_PIECE, (off_t)at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -EIO;
+        at += (size_t)n;
+    }
+    if (write && sys.fsync(fd) != 0)
+        return -errno;
+    uint64_t ns = sys.now_ns() - from;
+    return (int64_t)((double)SPEED_BYTES * 1e9 / (double)(ns ? ns : 1));
+}
+
+int engine_kv_speed(const char *dir, uint64_t *write_bps, uint64_t *read_bps, struct err *e)
+{
+    int fd = sys.open(dir, O_TMPFILE | O_RDWR | O_DIRECT, 0600);
+    if (fd < 0 && errno == EINVAL)
+        fd = sys.open(dir, O_TMPFILE | O_RDWR, 0600);
+    if (fd < 0)
+        return err_set(e, errno, "%s: %s", dir, strerror(errno));
+    uint8_t *buf = aligned_alloc(ENTRY_SECTOR, SPEED_PIECE);
+    int64_t write = -ENOMEM, read = -ENOMEM;
+    if (buf) {
+        for (size_t i = 0; i < SPEED_PIECE; i++)
+            buf[i] = (uint8_t)(i * 131 >> 3); /* what compresses to nothing would flatter */
+        write = pass_over(fd, buf, true);
+        read = write < 0 ? write : pass_over(fd, buf, false);
+    }
+    free(buf);
+    sys.close(fd);
+    if (read < 0)
+        return err_set(e, (int)-read, "%s: %s", dir, strerror((int)-read));
+    *write_bps = (uint64_t)write;
+    *read_bps = (uint64_t)read;
+    return 0;
+}
+
+uint64_t engine_kv_slot_bytes(const struct engine_plan *p)
+{
+    return tier_slot_bytes(p->kv_bytes_per_token * p->block_tokens);
 }
 
 /* -- kv-purge */

@@ -57,6 +57,27 @@ static double gib(uint64_t bytes)
     return (double)bytes / (1 << 30);
 }
 
+/* The tiers below the pool: what they hold, and how fast the drives are. */
+static void print_tiers(const struct config *c, const struct engine_plan *p)
+{
+    uint64_t slot = engine_kv_slot_bytes(p), dram = c->kv.dram.bytes / slot, nvme = c->kv.nvme.bytes / slot;
+    if (dram)
+        printf("KV in DRAM   %10.3f GiB  %llu blocks = %llu tokens\n", gib(c->kv.dram.bytes), (unsigned long long)dram,
+               (unsigned long long)(dram * p->block_tokens));
+    if (nvme)
+        printf("KV on drives %10.3f GiB  about %llu blocks = %llu tokens\n", gib(c->kv.nvme.bytes),
+               (unsigned long long)nvme, (unsigned long long)(nvme * p->block_tokens));
+    for (size_t i = 0; i < c->kv.nvme.dirs.n; i++) {
+        uint64_t write, read;
+        struct err e;
+        if (engine_kv_speed(c->kv.nvme.dirs.v[i], &write, &read, &e) != 0)
+            printf("             %s\n", e.text);
+        else
+            printf("             %s: reads %.2f GB/s, writes %.2f GB/s\n", c->kv.nvme.dirs.v[i], (double)read / 1e9,
+                   (double)write / 1e9);
+    }
+}
+
 /* What the configuration takes and what would fit, as far as it fits at all; nothing is loaded. */
 static int print_plan(const struct config *c, struct err *e)
 {
@@ -81,6 +102,7 @@ static int print_plan(const struct config *c, struct err *e)
     for (uint32_t n = 2048; n < p.ctx_tokens; n *= 4)
         printf("             %10u tokens, %.3f GiB of KV each; %.1f sessions fit\n", n, gib(n * p.kv_bytes_per_token),
                (double)tokens / n);
+    print_tiers(c, &p);
     printf("memory       %10.3f GiB needed of %.3f GiB available\n",
            gib(p.weight_bytes + p.activation_bytes + p.kv_bytes), gib(p.memory_available));
     return EXIT_SUCCESS;

@@ -194,15 +194,17 @@ GPU_TESTS := $(filter $(B)/tests/ops/test_cuda_% $(B)/tests/golden/test_cuda_%,$
 gpu-test: all $(GPU_TESTS) ##6 the tests of the CUDA backend (each skips where there is no GPU)
 	@B=$(B) bash scripts/gpu_test.sh
 
-gpu-bench: all $(B)/tests/bench/bench_gpu $(B)/tests/bench/bench_linear ##6 steps, sampler, linear layers on the GPU beside what its memory allows, JSON rows (ROWS="E1 K8")
-	@for row in $(or $(ROWS),E1 E3 E4 K11 K8); do case $$row in K8 | K9) $(B)/tests/bench/bench_linear ;; \
+GPU_BENCHES := $(B)/tests/bench/bench_gpu $(B)/tests/bench/bench_linear $(B)/tests/bench/bench_prefill
+gpu-bench: all $(GPU_BENCHES) ##6 steps, sampler, linear layers, attention on the GPU beside what its memory allows, JSON rows (ROWS="E1 K8")
+	@for row in $(or $(ROWS),E1 E3 E4 K11 K8 K4); do case $$row in K8 | K9) $(B)/tests/bench/bench_linear ;; \
+	    K4 | K7) $(B)/tests/bench/bench_prefill ;; \
 	    *) $(B)/tests/bench/bench_gpu $$row ;; esac || exit 1; done
 
 gpu-serve: all $(B)/tests/bench/bench_gpu ##6 a server on the GPU over HTTP: saturated, and first tokens, JSON rows (BENCH_ARGS=...)
 	@python3 tests/bench/bench_gpu_serve.py --hearthd $(B)/hearthd --bench-gpu $(B)/tests/bench/bench_gpu $(BENCH_ARGS)
 
-gpu-bundle: all $(GPU_TESTS) $(B)/tests/bench/bench_gpu $(B)/tests/bench/bench_linear ##6 pack programs, libraries and scripts for a GPU host: build/gpu-bundle.tar.gz
-	@bash scripts/gpu_bundle.sh $(B) $(B)/gpu-bundle.tar.gz $(GPU_TESTS) $(B)/tests/bench/bench_gpu $(B)/tests/bench/bench_linear
+gpu-bundle: all $(GPU_TESTS) $(GPU_BENCHES) ##6 pack programs, libraries and scripts for a GPU host: build/gpu-bundle.tar.gz
+	@bash scripts/gpu_bundle.sh $(B) $(B)/gpu-bundle.tar.gz $(GPU_TESTS) $(GPU_BENCHES)
 
 .PHONY: gpu-test gpu-bench gpu-serve gpu-bundle
 # -- set-up and running

@@ -15,6 +15,8 @@
 
 #define HEADER 16
 
+static const char magic[4] = {'H', 'K', 'V', '8'};
+
 int scales_path(char *out, size_t size, const char *model)
 {
     int n = snprintf(out, size, "%s.kv8", model);
@@ -62,7 +64,7 @@ static ssize_t read_all(int fd, uint8_t *to, size_t n)
 static int parse(const uint8_t *f, size_t n, const char *path, uint32_t n_layers, uint32_t n_heads, float *out,
                  struct err *e)
 {
-    if (n < HEADER + 4 || memcmp(f, "HKV8", 4) != 0 || get_u32(f + 4) != 1)
+    if (n < HEADER + 4 || memcmp(f, magic, sizeof magic) != 0 || get_u32(f + 4) != 1)
         return err_set(e, EINVAL, "%s: not a file of KV scales (version 1); make one with --calibrate", path);
     if (get_u32(f + 8) != n_layers || get_u32(f + 12) != n_heads)
         return err_set(e, EINVAL, "%s: scales for %u layers of %u KV heads, the model has %u of %u; --calibrate again",
@@ -118,7 +120,7 @@ int scales_write(const char *path, uint32_t n_layers, uint32_t n_heads, const fl
         ret = -ENAMETOOLONG;
     if (ret)
         goto out;
-    memcpy(f, "HKV8", 4);
+    memcpy(f, magic, sizeof magic);
     put_u32(f + 4, 1);
     put_u32(f + 8, n_layers);
     put_u32(f + 12, n_heads);

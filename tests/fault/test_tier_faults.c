@@ -365,6 +365,8 @@ START_TEST(test_tiers_miss_when_files_are_cut_gone_exchanged_or_garbage)
         ck_assert_msg(how == 8 || how == 11 || how == 7 || got < 4 * RIG_CACHED, "damage %d did nothing", how);
         ck_assert_uint_eq(wake(&a, 4), 4 * RIG_CACHED); /* and all is well after it */
     }
+    free(a_index.bytes);
+    free(a_slab.bytes);
 }
 END_TEST
 

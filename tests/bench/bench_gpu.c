@@ -1,7 +1,8 @@
 /* bench_gpu - what one GPU copies, and steps, the sampler and prefill beside the floors that follow from it.
  *
- * usage: bench_gpu ROW ...                    E1 E3 E4 H1 K11; E4 is five rows, E4:32x1024 one of them
- *        bench_gpu MODEL [B x CTX ...]        e.g. bench_gpu random:llama-1b 1x1024 32x1024: decode, and prefill of one
+ * usage: bench_gpu ROW ...                    E1 E2 E3 E4 H1 K11; E4 is five rows, E4:32x1024 one of them
+ *        bench_gpu MODEL [B x CTX ...]        e.g. bench_gpu random:llama-1b 1x1024 32x1024: decode, and prefill of
+ * one; fp8:MODEL: with the layers' matrices in 8 bits
  *
  * Prints one JSON object a line, as it goes. C is the rate of a copy on the card, bytes read and written, taken in the
  * same process. A decode step is whole: B sequences of CTX tokens (their keys and values are noise) get one more each;
@@ -62,16 +63,26 @@ static double copy_rate(struct backend *be)
     return 16 * (double)bytes / median(t, SAMPLES);
 }
 
-/* Bytes of the weights that every step reads, in bfloat16. */
-static double weight_bytes(const struct model_shape *s)
+/* What stands before the model's name when its layers are kept in 8 bits. */
+static const char fp8[] = "fp8:";
+
+static bool is_fp8(const char *source)
+{
+    return !strncmp(source, fp8, strlen(fp8));
+}
+
+/* Bytes of the weights that every step reads: bfloat16, or e4m3 with a float a row for all but the head. */
+static double weight_bytes(const struct model_shape *s, bool in_8_bits)
 {
     double e = s->n_embd, q = (double)s->n_heads * s->head_dim, kv = (double)s->n_kv_heads * s->head_dim;
-    return 2 * (s->n_layers * (e * (2 * q + 2 * kv) + 3 * e * s->n_ff) + e * s->vocab);
+    double layer = e * (2 * q + 2 * kv) + 3 * e * s->n_ff, rows = q + 2 * kv + 2 * e + 2.0 * s->n_ff;
+    return s->n_layers * (in_8_bits ? layer + 4 * rows : 2 * layer) + 2 * e * s->vocab;
 }
 
 static struct mini *open_model(const char *source, int32_t b, int32_t ctx, double *c, double *loaded)
 {
-    struct mini_opts o = {.source = source,
+    struct mini_opts o = {.source = is_fp8(source) ? source + strlen(fp8) : source,
+                          .keep = is_fp8(source) ? DT_F8 : 0,
                           .backend = ops_cuda("bench_gpu"),
                           .format = KV_FORMAT_KV16,
                           .max_rows = CHUNK,
@@ -142,7 +153,8 @@ static int bench_decode(const char *name, const char *source, int32_t b, int32_t
     struct backend *be = mini_backend_of(m);
     mini_pretend(m, ctx);
     struct decode d = run_decode(m, b);
-    double kv = 4.0 * s->n_layers * s->n_kv_heads * s->head_dim * ctx * b, floor = (weight_bytes(s) + kv) / c;
+    double kv = 4.0 * s->n_layers * s->n_kv_heads * s->head_dim * ctx * b,
+           floor = (weight_bytes(s, is_fp8(source)) + kv) / c;
     printf("{\"row\": \"%s\", \"device\": \"%s\", \"model\": \"%s\", \"load_s\": %.2f, \"copy_GBps\": %.0f, \"B\": %d, "
            "\"ctx\": %d, \"step_ms\": %.3f, \"floor_ms\": %.3f, \"ratio\": %.3f, \"gate\": %.2f}\n",
            name, backend_ops(be)->describe(be), source, loaded, c * 1e-9, b, ctx, d.step * 1e3, floor * 1e3,
@@ -264,9 +276,13 @@ static const struct row {
     const char *name, *model;
     int32_t b, ctx;
     double gate;
-} decodes[] = {{"E1", "random:llama-8b", 1, 1024, 0.83},           {"E3", "random:llama-1b", 1, 1024, 0.70},
-               {"E4:32x1024", "random:llama-8b", 32, 1024, 0.83},  {"E4:32x4096", "random:llama-8b", 32, 4096, 0.90},
-               {"E4:64x4096", "random:llama-8b", 64, 4096, 0.90},  {"E4:128x2048", "random:llama-8b", 128, 2048, 0.88},
+} decodes[] = {{"E1", "random:llama-8b", 1, 1024, 0.83},
+               {"E2", "fp8:random:llama-8b", 1, 1024, 0.72},
+               {"E3", "random:llama-1b", 1, 1024, 0.70},
+               {"E4:32x1024", "random:llama-8b", 32, 1024, 0.83},
+               {"E4:32x4096", "random:llama-8b", 32, 4096, 0.90},
+               {"E4:64x4096", "random:llama-8b", 64, 4096, 0.90},
+               {"E4:128x2048", "random:llama-8b", 128, 2048, 0.88},
                {"E4:256x1024", "random:llama-8b", 256, 1024, 0.85}};
 
 /* Rows whose name is `want` or begins with it and a colon. */
@@ -290,7 +306,7 @@ int main(int argc, char **argv)
 {
     int32_t b, ctx, rc = 0;
     if (argc < 2) {
-        fprintf(stderr, "usage: bench_gpu E1|E3|E4|K11 ... | MODEL BxCTX ...\n");
+        fprintf(stderr, "usage: bench_gpu E1|E2|E3|E4|K11 ... | MODEL BxCTX ...\n");
         return 2;
     }
     if (!strchr(argv[1], ':') || argv[1][0] == 'E') {

@@ -122,6 +122,7 @@ int mini_open(struct mini **out, const struct mini_opts *o, struct err *e)
         goto fail;
     if (m->o.floats)
         m->loader = float_loader(m->loader);
+    loader_set_keep(m->loader, m->o.keep);
     const struct model_shape *s = loader_ops(m->loader)->shape(m->loader);
     struct backend_opts bo = {.threads = m->o.threads,
                               .isa = m->o.isa,

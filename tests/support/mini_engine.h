@@ -23,6 +23,7 @@ struct mini_opts {
     const char *isa;                   /* NULL = auto */
     int32_t threads;                   /* 0 = all */
     bool floats;                       /* weights as float32 (float_loader.h) */
+    uint32_t keep;                     /* DT_F8: layers' matrices in 8 bits (loader_set_keep) */
     enum kv_format format;             /* 0 = kv32 */
     int32_t block_tokens;              /* 0 = 64 */
     int32_t max_rows;                  /* 0 = 256 */

@@ -13,11 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STOP_NS     1000000000u /* writes pause so long after a failure, doubled with each that follows, */
-#define STOP_DOUBLE 6           /* but at most so often */
-#define SMOOTH      0.1
-#define SPILL_ROOM  2   /* half of DRAM is kept free, or cheap to free, as far as the budget goes */
-#define BURST       288 /* parts of a day whose budget may be saved up: 5 minutes */
+#define STOP_NS       1000000000u  /* writes pause so long after a failure, doubled with each that follows, */
+#define STOP_DOUBLE   6            /* but at most so often */
+#define COPY_PATIENCE 10000000000u /* ns beyond its deadline that a load waits for its copy into the pool */
+#define SMOOTH        0.1
+#define SPILL_ROOM    2   /* half of DRAM is kept free, or cheap to free, as far as the budget goes */
+#define BURST         288 /* parts of a day whose budget may be saved up: 5 minutes */
 
 int moves_open(struct tiers *t)
 {
@@ -443,7 +444,8 @@ static void push_loads(struct tiers *t)
         struct load *l = &t->loads[at];
         struct item *i = &t->items[l->item];
         next = l->next;
-        if (i->in_dram != COPY_READY && now >= l->due_ns) {
+        /* in DRAM it only waits for the copy up: longer, but not for ever (a device may refuse) */
+        if (now >= l->due_ns + (i->in_dram == COPY_READY ? COPY_PATIENCE : 0)) {
             t->stats.late++;
             end_load(t, l, false);
         } else if (!copies_full) {

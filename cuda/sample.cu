@@ -39,12 +39,42 @@ struct sample_args {
     const float *logits;
     const struct row_params *rows;
     const uint8_t *lists;
+    const int32_t *index;  /* the launch's rows */
     const int32_t *before; /* what the call before chose */
     int32_t *drawn;
     struct sample_out *out; /* host memory that the card writes */
     float *copy;            /* without clusters: [R][n_groups * GROUP] */
     int32_t vocab, part;    /* part: logits of a CTA, a multiple of GROUP */
+    /* of plain rows: each group's largest as a key, and its sums of weights beside that, at the row's temperature and
+     * at 1: [R][groups] */
+    uint32_t *top;
+    float *sum, *raw_sum;
 };
+
+#define LOG2_E 1.44269504f
+
+static __device__ inline float rate_of(const struct row_params &r)
+{
+    return (float)fmin(1.4426950408889634 / (double)r.temperature, (double)FLT_MAX);
+}
+
+static __device__ inline bool is_greedy(const struct row_params &r)
+{
+    return !(r.temperature > 0) || r.top_k == 1;
+}
+
+/* One thread. any: not all raw logits are -inf. */
+static __device__ void write_result(const struct sample_args &a, int32_t row, int32_t id, bool logprobs, bool any,
+                                    double lse)
+{
+    struct sample_out *out = a.out + row;
+    float own = logprobs ? clean(a.logits[(size_t)row * a.vocab + id]) : 0;
+    a.drawn[row] = id;
+    out->id = id;
+    out->logprob = !logprobs ? 0.0f : own > -INFINITY ? (float)(own - lse) : -INFINITY;
+    if (!logprobs || !any)
+        out->n_top = 0;
+}
 
 /* -- a row ------------------------------------------------------------------------------------------------------- */
 
@@ -97,21 +127,17 @@ static __device__ void adjust(const struct sample_args &a, const struct row_para
     __syncthreads();
 }
 
-/* ln of the sum of e^logit, and the best logits, from the raw ones. */
+/* The best of the raw logits, of which lse is ln of the sum of e^logit. */
 template <bool cluster>
-static __device__ __noinline__ double raw_logprobs(const struct row_params &r, struct part<cluster> &p, float max,
-                                                   struct sample_out *out)
+static __device__ __noinline__ void raw_logprobs(const struct row_params &r, struct part<cluster> &p, double lse,
+                                                 struct sample_out *out)
 {
     const struct cut all = {-FLT_MAX, INT32_MAX};
-    double before;
-    p.max = max;
-    p.rate = 1.44269504f;
-    double lse = max + log(sum_kept(p, {all, 0, WEIGHT}, &before));
     int32_t k = min(r.n_logprobs, SAMPLE_TOP_MAX), n = 0;
     if (k > 0) {
         n = (int32_t)list_best(p, k);
         if (n == 0) { /* a small vocabulary, or many as good as the k-th */
-            struct cut last = find_cut(p, {all, -FLT_MAX, max, ONE}, (uint64_t)k);
+            struct cut last = find_cut(p, {all, -FLT_MAX, p.max, ONE}, (uint64_t)k);
             n = (int32_t)gather(p, last, -FLT_MAX, FLT_MAX);
             if (p.rank == 0)
                 sort_list(p.s, (uint32_t)n);
@@ -127,7 +153,6 @@ static __device__ __noinline__ double raw_logprobs(const struct row_params &r, s
     }
     if (p.rank == 0 && threadIdx.x == 0)
         out->n_top = n;
-    return lse;
 }
 
 /* One CTA: the draw from its sorted list, of which top-k keeps n. */
@@ -193,12 +218,12 @@ static __device__ int32_t choose(const struct sample_args &a, const struct row_p
     struct cut keep = {-FLT_MAX, INT32_MAX};
     if (max == -INFINITY)
         return p.rank == 0 ? 0 : -1;
-    if (!(r.temperature > 0) || r.top_k == 1) {
+    if (is_greedy(r)) {
         int32_t id = lowest_with(p, max);
         return p.rank == 0 ? id : -1;
     }
     p.max = max;
-    p.rate = (float)fmin(1.4426950408889634 / (double)r.temperature, (double)FLT_MAX);
+    p.rate = rate_of(r);
     if (r.top_k > 0 && r.top_k < a.vocab) {
         uint32_t n = list_best(p, r.top_k);
         if (n)
@@ -217,7 +242,7 @@ static __device__ int32_t choose(const struct sample_args &a, const struct row_p
 template <bool cluster> static __global__ void __launch_bounds__(THREADS, 3) sample_kernel(const struct sample_args a)
 {
     extern __shared__ __align__(16) uint8_t memory[];
-    const int32_t row = blockIdx.x / part<cluster>::n_ranks;
+    const int32_t row = a.index[blockIdx.x / part<cluster>::n_ranks];
     const struct row_params r = a.rows[row];
     struct part<cluster> p = {
     };
@@ -234,7 +259,13 @@ template <bool cluster> static __global__ void __launch_bounds__(THREADS, 3) sam
         p.s->n_list = 0;
     load(p, a.logits + (size_t)row * a.vocab, a.vocab);
     float max = find_tops(p);
-    double lse = r.n_logprobs >= 0 && max > -INFINITY ? raw_logprobs(r, p, max, out) : 0;
+    double lse = 0, before;
+    if (r.n_logprobs >= 0 && max > -INFINITY) {
+        p.max = max;
+        p.rate = LOG2_E;
+        lse = max + log(sum_kept(p, {{-FLT_MAX, INT32_MAX}, 0, WEIGHT}, &before));
+        raw_logprobs(r, p, lse, out);
+    }
     int32_t after = r.after ? a.before[r.after - 1] : -1;
     bool any = max > -INFINITY;
     if (r.n_bias || r.n_banned || r.n_seen || after >= 0) {
@@ -242,15 +273,131 @@ template <bool cluster> static __global__ void __launch_bounds__(THREADS, 3) sam
         max = find_tops(p);
     }
     int32_t id = choose(a, r, p, max);
-    if (threadIdx.x == 0 && id >= 0) {
-        float own = r.n_logprobs < 0 ? 0 : clean(a.logits[(size_t)row * a.vocab + id]);
-        a.drawn[row] = id;
-        out->id = id;
-        out->logprob = r.n_logprobs < 0 ? 0.0f : own > -INFINITY ? (float)(own - lse) : -INFINITY;
-        if (r.n_logprobs < 0 || !any)
-            out->n_top = 0;
-    }
+    if (threadIdx.x == 0 && id >= 0)
+        write_result(a, row, id, r.n_logprobs >= 0, any, lse);
     sync_all<cluster>(); /* no CTA leaves while another reads its memory */
+}
+
+/* -- plain rows: nothing to adjust, and no top-p over a whole vocabulary ---------------------------------------------
+ */
+
+#define SCAN_GROUPS 64 /* of a CTA */
+
+/* Grid: runs of SCAN_GROUPS groups x rows. A warp takes 8 groups, four at a time, their loads together. */
+static __global__ void __launch_bounds__(THREADS) scan_kernel(const struct sample_args a)
+{
+    const int32_t row = a.index[blockIdx.y], groups = a.vocab / GROUP, lane = threadIdx.x % 32;
+    const struct row_params &r = a.rows[row];
+    const bool raw = r.n_logprobs >= 0, weighs = !is_greedy(r);
+    const float rate = weighs ? rate_of(r) : 0;
+    const float4 *from = (const float4 *)(a.logits + (size_t)row * a.vocab) + lane;
+    const int32_t first = blockIdx.x * SCAN_GROUPS + threadIdx.x / 32 * (SCAN_GROUPS / WARPS);
+#pragma unroll
+    for (int32_t half = 0; half < SCAN_GROUPS / WARPS; half += 4) {
+        float4 v[4];
+#pragma unroll
+        for (int b = 0; b < 4; b++)
+            v[b] = from[(size_t)min(first + half + b, groups - 1) * (GROUP / 4)];
+#pragma unroll
+        for (int b = 0; b < 4; b++) {
+            const float l[4] = {clean(v[b].x), clean(v[b].y), clean(v[b].z), clean(v[b].w)};
+            uint32_t key = __reduce_max_sync(~0u, key_of(fmaxf(fmaxf(l[0], l[1]), fmaxf(l[2], l[3]))));
+            struct part<false> p = {
+            };
+            float sum = 0, raw_sum = 0;
+            p.max = float_of(key);
+            for (int k = 0; k < 4 && key > key_of(-INFINITY); k++) {
+                p.rate = rate;
+                sum += weighs ? weight(p, l[k]) : 0;
+                p.rate = LOG2_E;
+                raw_sum += raw ? weight(p, l[k]) : 0;
+            }
+#pragma unroll
+            for (int k = 16; k; k /= 2) {
+                sum += __shfl_xor_sync(~0u, sum, k);
+                if (raw)
+                    raw_sum += __shfl_xor_sync(~0u, raw_sum, k);
+            }
+            size_t at = (size_t)row * groups + first + half + b;
+            if (lane == 0 && first + half + b < groups) {
+                a.top[at] = key;
+                a.sum[at] = sum;
+                if (raw)
+                    a.raw_sum[at] = raw_sum;
+            }
+        }
+    }
+}
+
+/* Sums of the groups, beside the row's largest now. */
+static __device__ double sum_scanned(struct part<false> &p, const float *sums)
+{
+    double before;
+    for (int32_t g = threadIdx.x; g < p.n_groups; g += THREADS)
+        p.sum[g] = p.top[g] > key_of(-INFINITY) ? sums[g] * weight(p, float_of(p.top[g])) : 0;
+    return sum_groups(p, &before);
+}
+
+/* The token, in thread 0. */
+static __device__ int32_t choose_plain(const struct sample_args &a, const struct row_params &r, struct part<false> &p,
+                                       float max, const float *sums)
+{
+    struct cut keep = {-FLT_MAX, INT32_MAX};
+    float least = r.min_p > 0 ? fminf(r.min_p, 1) : 0;
+    if (max == -INFINITY)
+        return 0;
+    if (is_greedy(r))
+        return lowest_with(p, max);
+    p.max = max;
+    p.rate = rate_of(r);
+    double before = 0, total, u = rng_uniform(r.seed, r.choice, r.position, 0);
+    if (r.top_k > 0 && r.top_k < a.vocab) {
+        uint32_t n = list_best(p, r.top_k);
+        if (n)
+            return draw_listed(r, p, min(n, (uint32_t)r.top_k));
+        keep = find_cut(p, {keep, -FLT_MAX, max, ONE}, (uint64_t)r.top_k);
+        if (r.top_p < 1)
+            keep = cut_top_p(r, p, keep, a.vocab);
+    }
+    if (keep.value == -FLT_MAX &&
+        least > 0) /* what weighs less lies below, rounding included: groups are passed over */
+        keep.value = fmaxf(max + log2f(least) / p.rate * 1.0001f - 1e-5f * fabsf(max) - 1e-5f / p.rate, -FLT_MAX);
+    struct count kept = {keep, least, WEIGHT};
+    total = keep.value == -FLT_MAX ? sum_scanned(p, sums) : sum_kept(p, kept, &before);
+    return threadIdx.x < 32 ? find_kept(p, kept, u * total, before) : -1;
+}
+
+/* Grid: rows; after scan_kernel. Shared: struct sample_shared, group sums and maxima. Few groups are looked at again.
+ */
+static __global__ void __launch_bounds__(THREADS, 3) plain_kernel(const struct sample_args a)
+{
+    extern __shared__ __align__(16) uint8_t memory[];
+    const int32_t row = a.index[blockIdx.x], groups = a.vocab / GROUP;
+    const struct row_params r = a.rows[row];
+    const size_t at = (size_t)row * groups;
+    struct part<false> p = {
+    };
+    uint32_t most = 0;
+    p.s = (struct sample_shared *)memory;
+    p.l = (float *)a.logits + (size_t)row * a.vocab; /* read only */
+    p.n_groups = groups;
+    p.sum = (float *)(memory + sizeof *p.s);
+    p.top = (uint32_t *)(p.sum + groups);
+    if (threadIdx.x == 0)
+        p.s->n_list = 0;
+    for (int32_t g = threadIdx.x; g < groups; g += THREADS)
+        most = max(most, p.top[g] = a.top[at + g]);
+    float max = float_of((uint32_t)max_all(p, most));
+    double lse = 0;
+    if (r.n_logprobs >= 0 && max > -INFINITY) {
+        p.max = max;
+        p.rate = LOG2_E;
+        lse = max + log(sum_scanned(p, a.raw_sum + at));
+        raw_logprobs(r, p, lse, a.out + row);
+    }
+    int32_t id = choose_plain(a, r, p, max, a.sum + at);
+    if (threadIdx.x == 0)
+        write_result(a, row, id, r.n_logprobs >= 0, max > -INFINITY, lse);
 }
 
 /* -- calls ------------------------------------------------------------------------------------------------------- */
@@ -259,6 +406,8 @@ struct sampler {
     bool cluster;
     int32_t max_vocab, max_rows;
     float *copy;              /* see sample_args */
+    uint32_t *top;            /* the same, */
+    float *sum, *raw_sum;     /* all one allocation */
     struct stage_slot params; /* rows, then lists */
     struct sample_out *out[PASS_STEPS];
     struct {
@@ -317,22 +466,50 @@ static struct row_params pack_row(const struct sample_row *r, uint8_t *base, siz
             .banned_at = put_list(base, end, r->banned, r->n_banned * sizeof *r->banned)};
 }
 
-/* Parameters onto the card; *after: some row needs what was drawn before. */
-static void send_params(struct cuda *c, const struct sample_row *rows, int32_t n, bool *after)
+/* Does scan_kernel see all that matters of the row? */
+static bool is_plain(const struct sample_row *r, int32_t vocab)
+{
+    bool listed = r->top_k > 1 && r->top_k < vocab, greedy = !(r->temperature > 0) || r->top_k == 1;
+    if (vocab % GROUP != 0 || r->n_bias || r->n_banned || ((r->n_seen || r->after) && penalises(r)))
+        return false;
+    return greedy || (listed ? r->top_k <= LIST / 2 : !(r->top_p < 1));
+}
+
+/* Parameters, the order of the rows (plain ones first) and lists onto the card; *after: some row needs what was drawn
+ * before. Returns how many are plain. */
+static int32_t send_params(struct cuda *c, const struct sample_row *rows, int32_t n, int32_t vocab, bool *after)
 {
     struct sampler *s = c->sampler;
-    size_t head = align16((size_t)n * sizeof(struct row_params)), bytes = head, end = head;
+    size_t params = align16((size_t)n * sizeof(struct row_params)), end = params + align16((size_t)n * sizeof(int32_t));
+    size_t bytes = end;
+    int32_t n_plain = 0, n_other = 0;
     *after = false;
     for (int32_t i = 0; i < n; i++)
         bytes += list_bytes(&rows[i]);
     stage_reserve(&s->params, bytes);
     uint8_t *base = (uint8_t *)s->params.host;
+    int32_t *index = (int32_t *)(base + params);
     for (int32_t i = 0; i < n; i++) {
         struct row_params p = pack_row(&rows[i], base, &end);
         *after |= p.after != 0;
         memcpy(base + (size_t)i * sizeof p, &p, sizeof p);
+        if (is_plain(&rows[i], vocab))
+            index[n_plain++] = i;
+        else
+            index[n - ++n_other] = i;
     }
     stage_send(c, &s->params, end);
+    return n_plain;
+}
+
+static void launch_plain(struct cuda *c, const struct sample_args *a, int32_t n)
+{
+    int32_t groups = a->vocab / GROUP;
+    dim3 grid((unsigned)(groups + SCAN_GROUPS - 1) / SCAN_GROUPS, (unsigned)n);
+    scan_kernel<<<grid, THREADS, 0, c->stream>>>(*a);
+    LAUNCHED();
+    plain_kernel<<<(unsigned)n, THREADS, sizeof(struct sample_shared) + (size_t)groups * 8, c->stream>>>(*a);
+    LAUNCHED();
 }
 
 static void launch(struct cuda *c, const struct sample_args *a, int32_t n)
@@ -376,22 +553,31 @@ void cuda_sample(struct backend *be, const float *logits, int32_t vocab, const s
         CU(cudaStreamSynchronize(c->stream));
         sampler_deliver(c, s->calls);
     }
-    send_params(c, rows, n, &after);
+    int32_t n_plain = send_params(c, rows, n, vocab, &after);
     if (after)
         CU(cudaMemcpyAsync(c->drawn_before, c->drawn, (size_t)s->max_rows * sizeof *c->drawn, cudaMemcpyDeviceToDevice,
                            c->stream));
     uint32_t slot = (uint32_t)(s->calls++ % PASS_STEPS);
     const uint8_t *base = (const uint8_t *)s->params.dev;
-    struct sample_args a = {logits,
-                            (const struct row_params *)base,
-                            base,
-                            c->drawn_before,
-                            c->drawn,
-                            s->out[slot],
-                            s->copy,
-                            vocab,
-                            part_of(s, vocab)};
-    launch(c, &a, n);
+    struct sample_args a = {};
+    a.logits = logits;
+    a.rows = (const struct row_params *)base;
+    a.lists = base;
+    a.index = (const int32_t *)(base + align16((size_t)n * sizeof(struct row_params)));
+    a.before = c->drawn_before;
+    a.drawn = c->drawn;
+    a.out = s->out[slot];
+    a.copy = s->copy;
+    a.vocab = vocab;
+    a.part = part_of(s, vocab);
+    a.top = s->top;
+    a.sum = s->sum;
+    a.raw_sum = s->raw_sum;
+    if (n_plain > 0)
+        launch_plain(c, &a, n_plain);
+    a.index += n_plain;
+    if (n_plain < n)
+        launch(c, &a, n - n_plain);
     s->due[slot] = {out, n};
 }
 
@@ -437,6 +623,14 @@ int sampler_open(struct cuda *c, struct err *e)
         if (!s->copy)
             return err_set(e, ENOMEM, "cuda: no memory on the GPU for the sampler over %d logits", c->max_vocab);
     }
+    size_t groups = (size_t)s->max_rows * (size_t)(c->max_vocab / GROUP + 1);
+    s->top = (uint32_t *)cuda_alloc(c, groups * 12);
+    if (!s->top)
+        return err_set(e, ENOMEM, "cuda: no memory on the GPU for the sampler over %d logits", c->max_vocab);
+    s->sum = (float *)(s->top + groups);
+    s->raw_sum = s->sum + groups;
+    CU(cudaFuncSetAttribute(plain_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                            (int)(sizeof(struct sample_shared) + (size_t)(c->max_vocab / GROUP) * 8)));
     stage_reserve(&s->params, (size_t)s->max_rows * (sizeof(struct row_params) + 256));
     CU(cudaEventRecord(s->params.copied, c->stream));
     for (int i = 0; i < PASS_STEPS; i++)
@@ -451,6 +645,7 @@ void sampler_close(struct cuda *c)
         return;
     stage_free(&s->params);
     CU(cudaFree(s->copy));
+    CU(cudaFree(s->top));
     for (int i = 0; i < PASS_STEPS; i++)
         CU(cudaFreeHost(s->out[i]));
     delete s;

@@ -72,6 +72,12 @@ static __device__ inline float clean(float l)
     return l > -INFINITY ? fminf(l, FLT_MAX) : -INFINITY;
 }
 
+/* Logit i of the part. A row that stays in the card's memory is cleaned as it is read. */
+template <bool cluster> static __device__ inline float logit_at(const struct part<cluster> &p, int32_t i)
+{
+    return cluster ? p.l[i] : clean(p.l[i]);
+}
+
 template <bool cluster> static __device__ inline float weight(const struct part<cluster> &p, float l)
 {
     float w;
@@ -229,7 +235,7 @@ template <bool cluster> static __device__ int32_t lowest_with(struct part<cluste
             continue;
         for (int k = 0; k < 4; k++) {
             int32_t i = g * GROUP + 4 * lane + k;
-            if (p.l[i] == value)
+            if (logit_at(p, i) == value)
                 best = max(best, ~(uint32_t)(p.id0 + i));
         }
     }
@@ -251,17 +257,32 @@ static __device__ inline void masses_of(const struct part<cluster> &p, struct co
 {
     const int32_t i = g * GROUP + 4 * (threadIdx.x % 32), id = p.id0 + i;
     const float4 v = *(const float4 *)(p.l + i);
-    const float l[4] = {v.x, v.y, v.z, v.w};
+    float l[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
     for (int k = 0; k < 4; k++) {
+        l[k] = cluster ? l[k] : clean(l[k]);
         w[k] = c.mass == ONE ? (l[k] == c.keep.value ? 1.0f : 0.0f) : weight(p, l[k]);
         if (c.mass == WEIGHT && !(keeps(c.keep, l[k], id + k) && w[k] >= c.least))
             w[k] = 0;
     }
 }
 
-/* The groups' sums; returns the sum of all, and of the CTAs before this one. Four groups at a time, so that their loads
- * and shuffles overlap. */
+/* Of the groups' sums: returns the sum of all, and of the CTAs before this one. */
+template <bool cluster> static __device__ double sum_groups(struct part<cluster> &p, double *before)
+{
+    const int lane = threadIdx.x % 32;
+    double mine = 0;
+    __syncthreads();
+    if (threadIdx.x < 32) { /* lanes take runs of groups, then the lanes in order */
+        int32_t run = (p.n_groups + 31) / 32, end = min((lane + 1) * run, p.n_groups);
+        for (int32_t g = lane * run; g < end; g++)
+            mine += p.sum[g];
+        mine = __shfl_sync(~0u, scan_lanes(mine), 31);
+    }
+    return sum_ranks(p, mine, before);
+}
+
+/* The groups' sums, then sum_groups. Four groups at a time, so that their loads and shuffles overlap. */
 template <bool cluster> static __device__ double sum_kept(struct part<cluster> &p, struct count c, double *before)
 {
     const int lane = threadIdx.x % 32;
@@ -287,15 +308,7 @@ template <bool cluster> static __device__ double sum_kept(struct part<cluster> &
         if (lane < 4 && g0 + lane * WARPS < p.n_groups)
             p.sum[g0 + lane * WARPS] = lane == 0 ? sum[0] : lane == 1 ? sum[1] : lane == 2 ? sum[2] : sum[3];
     }
-    __syncthreads();
-    double mine = 0;
-    if (threadIdx.x < 32) { /* lanes take runs of groups, then the lanes in order */
-        int32_t run = (p.n_groups + 31) / 32, end = min((lane + 1) * run, p.n_groups);
-        for (int32_t g = lane * run; g < end; g++)
-            mine += p.sum[g];
-        mine = __shfl_sync(~0u, scan_lanes(mine), 31);
-    }
-    return sum_ranks(p, mine, before);
+    return sum_groups(p, before);
 }
 
 /* After sum_kept: the id at which the sum over ids passes the target, in the CTA that holds it; -1 in the others (the
@@ -353,7 +366,7 @@ static __device__ uint32_t gather(struct part<cluster> &p, struct cut keep, floa
             continue;
         for (int k = 0; k < 4; k++) {
             int32_t i = g * GROUP + 4 * lane + k;
-            float l = p.l[i];
+            float l = logit_at(p, i);
             if (l < from || l > to || !keeps(keep, l, p.id0 + i))
                 continue;
             uint32_t at = atomicAdd(n, 1u);
@@ -513,7 +526,7 @@ static __device__ void fill_bins(struct part<cluster> &p, struct range r, float 
             continue;
         for (int k = 0; k < 4; k++) {
             int32_t i = g * GROUP + 4 * lane + k;
-            float l = p.l[i];
+            float l = logit_at(p, i);
             if (!in_range(r, l, p.id0 + i))
                 continue;
             uint32_t m = r.mass == ONE ? 1 : fixed(weight(p, l)), bin = bin_of(l, r.hi, scale);
@@ -564,7 +577,7 @@ static __device__ struct range bin_range(struct part<cluster> &p, struct range r
             continue;
         for (int k = 0; k < 4; k++) {
             int32_t i = g * GROUP + 4 * lane + k;
-            float l = p.l[i];
+            float l = logit_at(p, i);
             if (!in_range(r, l, p.id0 + i) || bin_of(l, r.hi, scale) != bin)
                 continue;
             least = max(least, ~key_of(l));

@@ -185,7 +185,7 @@ test-run: $(B)/hearthd test-build
 	@bash scripts/test_setup.sh
 	@HEARTHD=$(B)/hearthd HEARTH_MODEL="$$(bash scripts/fetch_model.sh)" $(RUN) --oracle $(ORACLES) --pytest $(PYTESTS)
 
-test-build: $(TEST_BIN) $(REPLAYS) $(CLIS) $(B)/tests/bench/hearthd-stub ## build the tests
+test-build: $(TEST_BIN) $(REPLAYS) $(CLIS) $(B)/tests/bench/hearthd-stub
 
 unit: $(TEST_BIN) $(REPLAYS) ##4 build and run the C tests alone
 	@HEARTH_MODEL="$$(bash scripts/fetch_model.sh)" $(RUN)
@@ -195,7 +195,7 @@ gpu-test: all $(GPU_TESTS) ##6 the tests of the CUDA backend (each skips where t
 	@B=$(B) bash scripts/gpu_test.sh
 
 GPU_BENCHES := $(B)/tests/bench/bench_gpu $(B)/tests/bench/bench_linear $(B)/tests/bench/bench_prefill $(B)/tests/bench/bench_attn
-gpu-bench: all $(GPU_BENCHES) ##6 steps, sampler, linear layers, attention on the GPU beside what its memory allows, JSON rows (ROWS="E1 K8")
+gpu-bench: all $(GPU_BENCHES) ##6 steps, sampler, linear layers, attention beside what the GPU allows, JSON rows (ROWS="E1 K8")
 	@for row in $(or $(ROWS),E1 E2 E3 E4 K11 K8 K4 K1 K2 K3); do case $$row in K8 | K9) $(B)/tests/bench/bench_linear ;; \
 	    K4 | K7) $(B)/tests/bench/bench_prefill ;; \
 	    K1 | K2 | K3) $(B)/tests/bench/bench_attn $$row ;; \

@@ -208,10 +208,10 @@ gpu-bundle: all $(GPU_TESTS) $(GPU_BENCHES) ##6 pack programs, libraries and scr
 	@bash scripts/gpu_bundle.sh $(B) $(B)/gpu-bundle.tar.gz $(GPU_TESTS) $(GPU_BENCHES)
 
 .PHONY: gpu-test gpu-bench gpu-serve gpu-bundle
-# -- set-up and running
+# -- set-up and running. Where there is no GPU, serving does not wait for its backend to be compiled.
 serve: ##1 set up, build, get the default model and serve it (MODEL=PATH: another; ARGS="--port 9000": flags)
 	@bash scripts/deps.sh
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory $(if $(wildcard /proc/driver/nvidia/version),all,$(B)/hearthd)
 	@model=$$(bash scripts/fetch_model.sh $(MODEL)) && exec $(B)/hearthd --model "$$model" $(ARGS)
 
 lint: ##4 format, include directions, cppcheck, clang-tidy, hearth.yaml, the unit's exposure

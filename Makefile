@@ -181,7 +181,7 @@ bench-model: $(B)/tests/bench/bench_model ##5 the CPU backend with a whole model
 bench-http: $(B)/tests/bench/bench_http ##5 CPU of the HTTP thread for a chunk of a stream
 	@$<
 
-test-run: $(B)/hearthd test-build
+test-run: all test-build
 	@bash scripts/test_setup.sh
 	@HEARTHD=$(B)/hearthd HEARTH_MODEL="$$(bash scripts/fetch_model.sh)" $(RUN) --oracle $(ORACLES) --pytest $(PYTESTS)
 

@@ -295,7 +295,7 @@ void gen_room(struct gen *g)
 
 void gen_tick(struct gen *g, uint64_t now_ns)
 {
-    if (g->call && g->p.stream && g->n_live && !g->streaming && !g->answered &&
+    if (g->call && !g->in_worker && g->p.stream && g->n_live && !g->streaming && !g->answered &&
         now_ns - g->submitted_ns > HEADERS_AFTER)
         begin_stream(g);
 }

@@ -194,20 +194,23 @@ GPU_TESTS := $(filter $(B)/tests/ops/test_cuda_% $(B)/tests/golden/test_cuda_%,$
 gpu-test: all $(GPU_TESTS) ##6 the tests of the CUDA backend (each skips where there is no GPU)
 	@B=$(B) bash scripts/gpu_test.sh
 
-GPU_BENCHES := $(B)/tests/bench/bench_gpu $(B)/tests/bench/bench_linear $(B)/tests/bench/bench_prefill $(B)/tests/bench/bench_attn
-gpu-bench: all $(GPU_BENCHES) ##6 steps, sampler, linear layers, attention beside what the GPU allows, JSON rows (ROWS="E1 K8")
-	@for row in $(or $(ROWS),E1 E2 E3 E4 K11 K8 K4 K1 K2 K3); do case $$row in K8 | K9) $(B)/tests/bench/bench_linear ;; \
-	    K4 | K7) $(B)/tests/bench/bench_prefill ;; \
-	    K1 | K2 | K3) $(B)/tests/bench/bench_attn $$row ;; \
-	    *) $(B)/tests/bench/bench_gpu $$row ;; esac || exit 1; done
+GPU_BENCHES := $(patsubst %,$(B)/tests/bench/%,bench_gpu bench_linear bench_prefill bench_attn bench_long)
+gpu-bench: all $(GPU_BENCHES) ##6 steps, prefill, sampler, linear layers, attention beside what the GPU allows, JSON rows (ROWS="E1 K8")
+	@B=$(B) bash scripts/gpu_run.sh bench $(ROWS)
 
-gpu-serve: all $(B)/tests/bench/bench_gpu ##6 a server on the GPU over HTTP: saturated, and first tokens, JSON rows (BENCH_ARGS=...)
-	@python3 tests/bench/bench_gpu_serve.py --hearthd $(B)/hearthd --bench-gpu $(B)/tests/bench/bench_gpu $(BENCH_ARGS)
+gpu-serve: all $(GPU_BENCHES) ##6 a server on the GPU over HTTP: saturated, and first tokens, JSON rows (BENCH_ARGS=...)
+	@B=$(B) bash scripts/gpu_run.sh serve $(BENCH_ARGS)
+
+gpu-peers: all $(GPU_BENCHES) ##6 decode and prefill beside compiled PyTorch, which must be there, JSON rows (BENCH_ARGS=...)
+	@B=$(B) bash scripts/gpu_run.sh peers $(BENCH_ARGS)
+
+gpu-long: all $(GPU_BENCHES) ##6 prompts of up to a million tokens, JSON rows (PART="equal 1b 8b")
+	@B=$(B) bash scripts/gpu_run.sh long $(PART)
 
 gpu-bundle: all $(GPU_TESTS) $(GPU_BENCHES) ##6 pack programs, libraries and scripts for a GPU host: build/gpu-bundle.tar.gz
 	@bash scripts/gpu_bundle.sh $(B) $(B)/gpu-bundle.tar.gz $(GPU_TESTS) $(GPU_BENCHES)
 
-.PHONY: gpu-test gpu-bench gpu-serve gpu-bundle
+.PHONY: gpu-test gpu-bench gpu-serve gpu-peers gpu-long gpu-bundle
 # -- set-up and running. Where there is no GPU, serving does not wait for its backend to be compiled.
 serve: ##1 set up, build, get the default model and serve it (MODEL=PATH: another; ARGS="--port 9000": flags)
 	@bash scripts/deps.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Pack what a GPU host needs to test and measure into one archive: programs, libraries, data, scripts. The CUDA driver and
 # cublasLt have to be there. usage: gpu_bundle.sh BUILD OUT.tar.gz PROGRAM...   (PROGRAMs lie under BUILD)
-# There: tar xzf OUT.tar.gz && bash scripts/gpu_test.sh
+# There: tar xzf OUT.tar.gz && bash scripts/gpu_test.sh && bash scripts/gpu_run.sh bench
 set -eu
 build=$1 out=$2
 shift 2
@@ -19,7 +19,8 @@ done
 sort -u "$dir/libs" | grep -vE '/(libc|libm|libdl|libpthread|librt|libcuda|libcublas|libcublasLt)\.so' |
     xargs -I{} cp -L {} "$dir/lib/"
 rm "$dir/libs"
-install -D -t "$dir/scripts" scripts/gpu_test.sh
+install -D -t "$dir/scripts" scripts/gpu_test.sh scripts/gpu_run.sh
+install -D -t "$dir/tests/bench" tests/bench/bench_gpu_*.py tests/bench/peer_*.py
 install -D -t "$dir/tests/support" tests/support/run.py
 install -D -t "$dir/tests" tests/skips.txt
 tar -C "$dir" -czf "$out" .

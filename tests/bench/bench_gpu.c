@@ -1,67 +1,27 @@
 /* bench_gpu - what one GPU copies, and steps, the sampler and prefill beside the floors that follow from it.
  *
- * usage: bench_gpu ROW ...                    E1 E2 E3 E4 H1 K11; E4 is five rows, E4:32x1024 one of them
- *        bench_gpu MODEL [B x CTX ...]        e.g. bench_gpu random:llama-1b 1x1024 32x1024: decode, and prefill of
- * one; fp8:MODEL: with the layers' matrices in 8 bits
+ * usage: bench_gpu ROW ...                E1 E2 E3 E4 E6 H1 H3 K11; E4 is five rows, E4:32x1024 one of them
+ *        bench_gpu MODEL [BxCTX ...]      e.g. bench_gpu random:llama-1b 1x1024 32x1024: decode, and prefill of one;
+ *                                         fp8:MODEL: with the layers' matrices in 8 bits
  *
  * Prints one JSON object a line, as it goes. C is the rate of a copy on the card, bytes read and written, taken in the
  * same process. A decode step is whole: B sequences of CTX tokens (their keys and values are noise) get one more each;
  * forward pass, greedy choice on the card, the token fed to the next step, which is queued while this one runs; median
  * of what lies between the ends of two steps. Its floor is (weights a step reads + KV) / C. H1 is the time between the
  * end of a step on the card and the begin of the next. K11 is the sampler over 256 rows of 128,256 normal logits; its
- * floor is one read of them at C. Prefill is CTX tokens of one sequence in steps of 512.
+ * floor is one read of them at C. Prefill (E6, H3) is one prompt in steps of CHUNK tokens, from the first step queued
+ * to the token after it known to the host; median of passes after two that are not counted, in which the library's
+ * algorithms are timed. bench_gpu_prefill.py sets E6 beside its parts, bench_gpu_serve.py sets H3 beside the server.
  */
-#include "tests/support/mini_engine.h"
+#include "tests/support/gpu_bench.h"
 #include "tests/support/ops_trio.h"
-
-#include "engine/base/sys.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 512, SAMPLES = 15, STEPS = 60, K11_ROWS = 256, K11_VOCAB = 128256 };
-
-static double seconds(void)
-{
-    return (double)sys.now_ns() * 1e-9;
-}
-
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *x, int n)
-{
-    qsort(x, (size_t)n, sizeof *x, by_size);
-    return x[n / 2];
-}
-
-/* Bytes a second, read and written, of copies of 1 GiB. */
-static double copy_rate(struct backend *be)
-{
-    const struct backend_ops *ops = backend_ops(be);
-    size_t bytes = (size_t)1 << 30;
-    void *a = ops->alloc(be, bytes), *b = ops->alloc(be, bytes);
-    double t[SAMPLES];
-    if (!a || !b) {
-        fprintf(stderr, "no memory for the copy: the rate is unknown\n");
-        exit(1);
-    }
-    for (int i = 0; i < SAMPLES; i++) {
-        ops->sync(be);
-        double begin = seconds();
-        for (int k = 0; k < 8; k++)
-            ops->copy(be, k % 2 ? a : b, k % 2 ? b : a, bytes);
-        ops->sync(be);
-        t[i] = seconds() - begin;
-    }
-    ops->release(be, a, bytes);
-    ops->release(be, b, bytes);
-    return 16 * (double)bytes / median(t, SAMPLES);
-}
+enum { CHUNK = BENCH_ROWS, STEPS = BENCH_STEPS, PASSES = 9, K11_ROWS = 256, K11_VOCAB = 128256 };
+#define PREFILL_SECONDS 4 /* of one row, at least 3 passes */
 
 /* What stands before the model's name when its layers are kept in 8 bits. */
 static const char fp8[] = "fp8:";
@@ -71,90 +31,44 @@ static bool is_fp8(const char *source)
     return !strncmp(source, fp8, strlen(fp8));
 }
 
-/* Bytes of the weights that every step reads: bfloat16, or e4m3 with a float a row for all but the head. */
-static double weight_bytes(const struct model_shape *s, bool in_8_bits)
-{
-    double e = s->n_embd, q = (double)s->n_heads * s->head_dim, kv = (double)s->n_kv_heads * s->head_dim;
-    double layer = e * (2 * q + 2 * kv) + 3 * e * s->n_ff, rows = q + 2 * kv + 2 * e + 2.0 * s->n_ff;
-    return s->n_layers * (in_8_bits ? layer + 4 * rows : 2 * layer) + 2 * e * s->vocab;
-}
-
-static struct mini *open_model(const char *source, int32_t b, int32_t ctx, double *c, double *loaded)
+/* B sequences of CTX tokens and some more; steps of at most `rows` rows, `outs` of them with logits. */
+static struct mini *open_model(const char *source, int32_t b, int32_t ctx, int32_t rows, int32_t outs, double *c,
+                               double *loaded)
 {
     struct mini_opts o = {.source = is_fp8(source) ? source + strlen(fp8) : source,
                           .keep = is_fp8(source) ? DT_F8 : 0,
                           .backend = ops_cuda("bench_gpu"),
                           .format = KV_FORMAT_KV16,
-                          .max_rows = CHUNK,
+                          .max_rows = rows,
+                          .max_out = outs,
                           .n_seqs = b,
                           .ctx = ctx + STEPS + 64,
                           .shuffle = 3};
     struct mini *m = NULL;
     struct err e = {0};
-    double begin = seconds();
+    double begin = bench_seconds();
     if (!o.backend)
         exit(0);
     if (mini_open(&m, &o, &e) != 0) {
         fprintf(stderr, "%s\n", e.text);
         exit(1);
     }
-    *loaded = seconds() - begin;
-    *c = copy_rate(mini_backend_of(m));
+    *loaded = bench_seconds() - begin;
+    *c = bench_copy_rate(mini_backend_of(m));
     return m;
 }
 
 /* -- decode ------------------------------------------------------------------------------------------------------ */
 
-struct decode {
-    double step, idle_mean, idle_p99; /* seconds */
-};
-
-/* STEPS steps, each queued while the one before runs. */
-static struct decode run_decode(struct mini *m, int32_t b)
-{
-    struct backend *be = mini_backend_of(m);
-    const struct backend_ops *ops = backend_ops(be);
-    static struct sample_row rows[CHUNK];
-    static struct sample_out out[2][CHUNK];
-    double t[STEPS], idle[STEPS], last = 0, sum = 0;
-    int n = 0;
-    for (int32_t k = 0; k < b; k++)
-        rows[k] = (struct sample_row){.top_p = 1, .repetition = 1, .n_logprobs = -1};
-    uint64_t before = 0;
-    for (int i = 0; i < STEPS; i++) {
-        for (int32_t k = 0; k < b; k++)
-            if (i == 0)
-                mini_add(m, k, &(int32_t){100 + k}, 1, 0);
-            else
-                mini_follow(m, k, k);
-        uint64_t number = mini_draw(m, rows, out[i % 2]);
-        if (before) {
-            ops->step_wait(be, before);
-            double now = seconds();
-            if (i > 10) { /* the first run op by op, are recorded, and fill the pipe */
-                t[n] = now - last;
-                idle[n] = before > 1 ? ops->step_idle_us(be, before) * 1e-6 : 0;
-                sum += idle[n++];
-            }
-            last = now;
-        }
-        before = number;
-    }
-    ops->sync(be);
-    qsort(idle, (size_t)n, sizeof *idle, by_size);
-    return (struct decode){median(t, n), sum / n, idle[n - 1]};
-}
-
 static int bench_decode(const char *name, const char *source, int32_t b, int32_t ctx, double gate)
 {
     double c, loaded;
-    struct mini *m = open_model(source, b, ctx, &c, &loaded);
+    struct mini *m = open_model(source, b, ctx, CHUNK, CHUNK, &c, &loaded);
     const struct model_shape *s = mini_shape(m);
     struct backend *be = mini_backend_of(m);
     mini_pretend(m, ctx);
-    struct decode d = run_decode(m, b);
-    double kv = 4.0 * s->n_layers * s->n_kv_heads * s->head_dim * ctx * b,
-           floor = (weight_bytes(s, is_fp8(source)) + kv) / c;
+    struct bench_decode d = bench_decode_steps(m, b);
+    double floor = (bench_weight_bytes(s, is_fp8(source)) + bench_kv_bytes(s, KV_FORMAT_KV16) * ctx * b) / c;
     printf("{\"row\": \"%s\", \"device\": \"%s\", \"model\": \"%s\", \"load_s\": %.2f, \"copy_GBps\": %.0f, \"B\": %d, "
            "\"ctx\": %d, \"step_ms\": %.3f, \"floor_ms\": %.3f, \"ratio\": %.3f, \"gate\": %.2f}\n",
            name, backend_ops(be)->describe(be), source, loaded, c * 1e-9, b, ctx, d.step * 1e3, floor * 1e3,
@@ -169,27 +83,25 @@ static int bench_decode(const char *name, const char *source, int32_t b, int32_t
 
 /* -- prefill ----------------------------------------------------------------------------------------------------- */
 
-static int bench_prefill(const char *source, int32_t ctx)
+static int bench_prefill(const char *name, const char *source, int32_t ctx, int32_t chunk)
 {
-    double c, loaded, spent = 0;
-    struct mini *m = open_model(source, 1, ctx, &c, &loaded);
-    struct backend *be = mini_backend_of(m);
-    int32_t ids[CHUNK];
-    for (int pass = 0; pass < 2; pass++) {
-        mini_reset(m, 0);
-        spent = seconds();
-        for (int32_t at = 0; at < ctx; at += CHUNK) {
-            int32_t k = ctx - at < CHUNK ? ctx - at : CHUNK;
-            for (int32_t i = 0; i < k; i++)
-                ids[i] = (int32_t)(((uint32_t)(at + i) * 2654435761u >> 8) % (uint32_t)mini_shape(m)->vocab);
-            mini_add(m, 0, ids, k, k - 1);
-            mini_queue(m);
-        }
-        backend_ops(be)->sync(be);
-        spent = seconds() - spent;
-    }
-    printf("{\"row\": \"prefill\", \"model\": \"%s\", \"ctx\": %d, \"tok_s\": %.0f}\n", source, ctx, ctx / spent);
+    double c, loaded, t[PASSES], spent = 0;
+    struct mini *m = open_model(source, 1, ctx, chunk, 1, &c, &loaded);
+    int32_t *ids = malloc((size_t)ctx * sizeof *ids), n = 0;
+    if (!ids)
+        exit(1);
+    bench_ids(ids, ctx, mini_shape(m)->vocab);
+    for (int i = 0; i < 2; i++)
+        bench_prompt(m, ids, ctx, chunk);
+    for (; n < 3 || (n < PASSES && spent < PREFILL_SECONDS); n++)
+        spent += t[n] = bench_prompt(m, ids, ctx, chunk);
+    double s = bench_median(t, n);
+    printf("{\"row\": \"%s\", \"device\": \"%s\", \"model\": \"%s\", \"ctx\": %d, \"chunk\": %d, \"passes\": %d, "
+           "\"ms\": %.2f, \"least_ms\": %.2f, \"most_ms\": %.2f, \"tok_s\": %.0f, \"copy_GBps\": %.0f}\n",
+           name, backend_ops(mini_backend_of(m))->describe(mini_backend_of(m)), source, ctx, chunk, n, s * 1e3,
+           t[0] * 1e3, t[n - 1] * 1e3, ctx / s, c * 1e-9);
     fflush(stdout);
+    free(ids);
     mini_close(m);
     return 0;
 }
@@ -213,12 +125,12 @@ static double run_sampler(struct backend *be, const float *logits, const struct 
         ops->step_end(be, ++number);
         if (i > 0)
             ops->step_wait(be, number - 1);
-        double now = seconds();
+        double now = bench_seconds();
         t[i] = now - last;
         last = now;
     }
     ops->sync(be);
-    return median(t + 10, STEPS - 10);
+    return bench_median(t + 10, STEPS - 10);
 }
 
 static int bench_sampler(void)
@@ -241,7 +153,7 @@ static int bench_sampler(void)
         fprintf(stderr, "%s\n", e.text);
         return 1;
     }
-    double c = copy_rate(be), floor = (double)(n * sizeof(float)) / c;
+    double c = bench_copy_rate(be), floor = (double)(n * sizeof(float)) / c;
     float *host = malloc(n * sizeof *host), *logits = ops->alloc(be, n * sizeof *host);
     if (!host || !logits)
         return 1;
@@ -285,7 +197,22 @@ static const struct row {
                {"E4:128x2048", "random:llama-8b", 128, 2048, 0.88},
                {"E4:256x1024", "random:llama-8b", 256, 1024, 0.85}};
 
-/* Rows whose name is `want` or begins with it and a colon. */
+static const struct {
+    const char *name, *model;
+    int32_t ctx, chunk;
+} prefills[] = {{"E6:8192", "random:llama-8b", 8192, 8192},
+                {"E6:8192", "random:llama-8b", 8192, 2048},
+                {"E6:32768", "random:llama-8b", 32768, 8192},
+                {"H3", "random:llama-8b", 1000, 1000}};
+
+/* Is `want` the row's name, or what stands before its colon? */
+static bool is_row(const char *name, const char *want)
+{
+    size_t n = strlen(want);
+    return !strncmp(name, want, n) && (name[n] == 0 || name[n] == ':');
+}
+
+/* Every row of that name. */
 static int bench_row(const char *want)
 {
     int rc = -1;
@@ -293,10 +220,12 @@ static int bench_row(const char *want)
         return bench_sampler();
     for (size_t i = 0; i < sizeof decodes / sizeof *decodes; i++) {
         const struct row *r = &decodes[i];
-        size_t n = strlen(want);
-        if (!strncmp(r->name, want, n) && (r->name[n] == 0 || r->name[n] == ':'))
+        if (is_row(r->name, want))
             rc = bench_decode(r->name, r->model, r->b, r->ctx, r->gate);
     }
+    for (size_t i = 0; i < sizeof prefills / sizeof *prefills; i++)
+        if (is_row(prefills[i].name, want))
+            rc = bench_prefill(prefills[i].name, prefills[i].model, prefills[i].ctx, prefills[i].chunk);
     if (rc < 0)
         fprintf(stderr, "%s: no such row\n", want);
     return rc != 0;
@@ -306,10 +235,10 @@ int main(int argc, char **argv)
 {
     int32_t b, ctx, rc = 0;
     if (argc < 2) {
-        fprintf(stderr, "usage: bench_gpu E1|E2|E3|E4|K11 ... | MODEL BxCTX ...\n");
+        fprintf(stderr, "usage: bench_gpu E1|E2|E3|E4|E6|H3|K11 ... | MODEL BxCTX ...\n");
         return 2;
     }
-    if (!strchr(argv[1], ':') || argv[1][0] == 'E') {
+    if (!strchr(argv[1], ':') || argv[1][0] == 'E' || argv[1][0] == 'H') {
         for (int i = 1; i < argc; i++)
             rc |= bench_row(argv[i]);
         return rc;
@@ -321,7 +250,7 @@ int main(int argc, char **argv)
         }
         rc |= bench_decode("decode", argv[1], b, ctx, 0);
         if (b == 1)
-            rc |= bench_prefill(argv[1], ctx);
+            rc |= bench_prefill("prefill", argv[1], ctx, CHUNK);
     }
     return rc;
 }

@@ -1,6 +1,7 @@
 /* bench_linear - linear layers on the GPU beside what the card reads (R), copies (C) and the best of cublasLt (G).
  *
- * usage: bench_linear [FILTER]       shapes whose name begins with FILTER ("8b", "1b.o")
+ * usage: bench_linear [FILTER [ROWS]]    shapes whose name begins with FILTER ("8b", "1b.o"); with ROWS: the library's
+ *                                        best product of so many rows alone, bfloat16 out (G of a prefill)
  *
  * One JSON object a line. All data random; weights are many copies, used in turn, so that none is in L2 when it is
  * read; a figure is the median of graph replays, each with all copies, per product. Every product that is timed is
@@ -21,7 +22,7 @@
 
 #define ARENA    (8ull << 30)
 #define COLD     (320ull << 20) /* bytes of different weights that a figure goes over, at least */
-#define MAX_ROWS 2048
+#define MAX_ROWS 8192
 #define SAMPLES  7
 
 struct shape {
@@ -224,7 +225,9 @@ struct product {
     void *workspace;
 };
 
-static void product_open(struct product *p, const struct shape *s, int32_t rows)
+/* Inputs of type `in`, output of type `out`; e4m3 without scales: those of a whole matrix, which the library does
+ * fastest. */
+static void product_open(struct product *p, const struct shape *s, int32_t rows, cudaDataType_t in, cudaDataType_t out)
 {
     cublasOperation_t trans = CUBLAS_OP_T;
     cublasLtMatmulPreference_t pref;
@@ -233,9 +236,13 @@ static void product_open(struct product *p, const struct shape *s, int32_t rows)
     CU(cudaMalloc(&p->workspace, bytes));
     LT(cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     LT(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &trans, sizeof trans));
-    LT(cublasLtMatrixLayoutCreate(&p->w, CUDA_R_16BF, (uint64_t)s->k, (uint64_t)s->n, s->k));
-    LT(cublasLtMatrixLayoutCreate(&p->x, CUDA_R_16BF, (uint64_t)s->k, (uint64_t)rows, s->k));
-    LT(cublasLtMatrixLayoutCreate(&p->out, CUDA_R_32F, (uint64_t)s->n, (uint64_t)rows, s->n));
+    if (in == CUDA_R_8F_E4M3) {
+        int8_t fast = 1;
+        LT(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof fast));
+    }
+    LT(cublasLtMatrixLayoutCreate(&p->w, in, (uint64_t)s->k, (uint64_t)s->n, s->k));
+    LT(cublasLtMatrixLayoutCreate(&p->x, in, (uint64_t)s->k, (uint64_t)rows, s->k));
+    LT(cublasLtMatrixLayoutCreate(&p->out, out, (uint64_t)s->n, (uint64_t)rows, s->n));
     LT(cublasLtMatmulPreferenceCreate(&pref));
     LT(cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes));
     LT(cublasLtMatmulAlgoGetHeuristic(p->lt, p->op, p->w, p->x, p->out, p->out, pref, 64, p->algo, &p->n));
@@ -311,7 +318,7 @@ static void bench_shape(const struct shape *s, int32_t rows)
 {
     struct product p;
     double g = 1e9, t = 1e9, bytes = (double)bytes_of(s, false);
-    product_open(&p, s, rows);
+    product_open(&p, s, rows, CUDA_R_16BF, CUDA_R_32F);
     int best = best_of_library(&p, s);
     float e = check(s, rows);
     for (int i = 0; i < 3; i++) { /* by turns: a hot card is slower */
@@ -324,6 +331,22 @@ static void bench_shape(const struct shape *s, int32_t rows)
            rows >= 16 ? "K9" : "K8", s->name, rows, t * 1e6, bytes / t * 1e-9, 2e-12 * rows * (double)s->n * s->k / t,
            bytes / rate / t, g * 1e6, g / t, rows >= 16 ? "0.98" : "null", (double)e,
            e > 1e-4f ? ", \"WRONG\": true" : "");
+    fflush(stdout);
+}
+
+/* The best of the library with the output in bfloat16, under a load that lasts: the first look over all algorithms. */
+static void bench_library(const struct shape *s, bool fp8, int32_t rows)
+{
+    struct product p;
+    double g = 1e9;
+    product_open(&p, s, rows, fp8 ? CUDA_R_8F_E4M3 : CUDA_R_16BF, CUDA_R_16BF);
+    int best = best_of_library(&p, s);
+    for (int i = 0; i < 3; i++)
+        g = std::min(g, time_product(&p, best, s));
+    printf("{\"figure\": \"G\", \"shape\": \"%s\", \"type\": \"%s\", \"rows\": %d, \"algorithms\": %d, \"us\": %.2f, "
+           "\"TFLOPs\": %.1f}\n",
+           s->name, fp8 ? "e4m3" : "bf16", rows, p.n, g * 1e6, 2e-12 * rows * (double)s->n * s->k / g);
+    product_close(&p);
     fflush(stdout);
 }
 
@@ -399,11 +422,36 @@ static void to_fp8(const struct shape *s)
     LAUNCHED();
 }
 
+static void bench_libraries(const char *filter, int32_t rows)
+{
+    for (bool fp8 : {false, true}) {
+        if (fp8 && 10 * c->major + c->minor < 89)
+            return;
+        if (fp8) {
+            to_fp8(NULL);
+            fill8_kernel<<<2048, 256, 0, c->stream>>>((uint32_t *)in, (size_t)MAX_ROWS * 14336 / 2);
+            LAUNCHED();
+        }
+        for (const struct shape &s : shapes)
+            if (!strncmp(s.name, filter, strlen(filter)) && s.n < 100000)
+                bench_library(&s, fp8, rows);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const char *filter = argc > 1 ? argv[1] : "";
+    int32_t only = argc > 2 ? atoi(argv[2]) : 0;
+    if (only < 0 || only > MAX_ROWS) {
+        fprintf(stderr, "bench_linear: %s rows: must be 1 to %d\n", argv[2], MAX_ROWS);
+        return 2;
+    }
     if (open_all())
         return 1;
+    if (only) {
+        bench_libraries(filter, only);
+        return 0;
+    }
     probes(hearth_backend_cuda.describe((struct backend *)(void *)c));
     fill_kernel<<<2048, 256, 0, c->stream>>>((__nv_bfloat16 *)arena, ARENA / 2, 1);
     for (int32_t rows : {1, 2, 4, 8})

@@ -2,11 +2,14 @@
 #include "tests/support/mini_engine.h"
 
 #include "engine/base/f16.h"
+#include "engine/base/hash.h"
 #include "engine/base/rng.h"
+#include "engine/kv/layout.h"
 #include "tests/support/float_loader.h"
 #include "tests/support/ops_trio.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,7 +27,7 @@ struct mini {
     int32_t *len;   /* [n_seqs] tokens computed */
     struct step step;
     int32_t *ids, *after, *pos, *row_seq, *seq_row, *table, *table_at, *out_row; /* arrays of the step */
-    float *logits;                                                               /* [max_rows][V] host */
+    float *logits;                                                               /* [max_out][V] host */
 };
 
 const struct backend_ops *mini_backend(void)
@@ -58,31 +61,27 @@ static void shuffle(int32_t *a, int32_t n, uint64_t seed)
     }
 }
 
-/* Blocks of [layer][kv head][K | V][token][dim], as kv/format.h says. */
-static void make_pool(struct mini *m, const struct model_shape *s)
+static int make_pool(struct mini *m, const struct model_shape *s, struct err *e)
 {
-    const uint64_t row = (uint64_t)s->head_dim * (m->o.format == KV_FORMAT_KV32 ? 4 : 2),
-                   slab = row * (uint64_t)m->o.block_tokens, layer = slab * 2 * (uint64_t)s->n_kv_heads;
     const int32_t n_blocks = m->o.n_seqs * m->seq_blocks;
-    m->pool_bytes = layer * (uint64_t)s->n_layers * (uint64_t)n_blocks;
-    m->pool = must(m->op->alloc(m->be, m->pool_bytes));
+    struct kv_layout l;
+    int rc = kv_layout_init(&l, (uint32_t)s->n_layers, (uint32_t)s->n_kv_heads, (uint32_t)s->head_dim,
+                            (uint32_t)m->o.block_tokens, m->o.format, e);
+    if (rc)
+        return rc;
+    m->pool_bytes = l.block_bytes * (uint64_t)n_blocks;
+    m->pool = m->op->alloc(m->be, m->pool_bytes);
+    if (!m->pool)
+        return err_set(e, ENOMEM, "no memory for a pool of %llu bytes", (unsigned long long)m->pool_bytes);
     m->kv = must(calloc((size_t)s->n_layers, sizeof *m->kv));
     for (int32_t i = 0; i < s->n_layers; i++)
-        m->kv[i] = (struct kv_view){.base = m->pool,
-                                    .block_stride = layer * (uint64_t)s->n_layers,
-                                    .layer_offset = layer * (uint64_t)i,
-                                    .head_stride = slab * 2,
-                                    .v_offset = slab,
-                                    .row_stride = row,
-                                    .block_tokens = (uint32_t)m->o.block_tokens,
-                                    .format = m->o.format,
-                                    .head_dim = (uint32_t)s->head_dim,
-                                    .n_kv_heads = (uint32_t)s->n_kv_heads};
+        m->kv[i] = kv_layout_view(&l, m->pool, (uint32_t)i);
     m->block = ints(n_blocks);
     for (int32_t i = 0; i < n_blocks; i++)
         m->block[i] = i;
     if (m->o.shuffle)
         shuffle(m->block, n_blocks, m->o.shuffle);
+    return 0;
 }
 
 static void make_step(struct mini *m, const struct model_shape *s)
@@ -98,7 +97,7 @@ static void make_step(struct mini *m, const struct model_shape *s)
                             .table = m->table = ints(n * m->seq_blocks),
                             .table_at = m->table_at = ints(n + 1),
                             .out_row = m->out_row = ints(t)};
-    m->logits = must(malloc((size_t)t * (size_t)s->vocab * sizeof *m->logits));
+    m->logits = must(malloc((size_t)m->o.max_out * (size_t)s->vocab * sizeof *m->logits));
 }
 
 static void set_defaults(struct mini_opts *o)
@@ -107,6 +106,7 @@ static void set_defaults(struct mini_opts *o)
     o->format = o->format ? o->format : KV_FORMAT_KV32;
     o->block_tokens = o->block_tokens ? o->block_tokens : 64;
     o->max_rows = o->max_rows ? o->max_rows : 256;
+    o->max_out = o->max_out ? o->max_out : o->max_rows;
     o->n_seqs = o->n_seqs ? o->n_seqs : 1;
     o->ctx = o->ctx ? o->ctx : 1024;
 }
@@ -130,14 +130,17 @@ int mini_open(struct mini **out, const struct mini_opts *o, struct err *e)
                               .max_table = (int64_t)m->o.n_seqs *
                                            ((m->o.ctx + m->o.block_tokens - 1) / m->o.block_tokens),
                               .max_cols = model_max_cols(s),
-                              .max_vocab = s->vocab};
+                              .max_vocab = s->vocab,
+                              .deterministic = m->o.deterministic};
     rc = m->op->open(&m->be, &bo, e);
     if (!rc)
-        rc = arch_find(s->arch)->open(&m->model, m->be, m->loader, m->o.max_rows, m->o.max_rows, NULL, NULL, e);
+        rc = arch_find(s->arch)->open(&m->model, m->be, m->loader, m->o.max_rows, m->o.max_out, NULL, NULL, e);
     if (rc)
         goto fail;
     m->seq_blocks = (m->o.ctx + m->o.block_tokens - 1) / m->o.block_tokens;
-    make_pool(m, s);
+    rc = make_pool(m, s, e);
+    if (rc)
+        goto fail;
     make_step(m, s);
     *out = m;
     return 0;
@@ -187,8 +190,10 @@ void mini_add(struct mini *m, int32_t seq, const int32_t *ids, int32_t n, int32_
         m->after[t] = 0;
         m->pos[t] = m->len[seq]++;
         m->row_seq[t] = st->n_seqs;
-        if (i >= out_from)
+        if (i >= out_from) {
+            assert(st->n_out < m->o.max_out);
             m->out_row[st->n_out++] = t;
+        }
     }
     const int32_t used = (m->len[seq] + m->o.block_tokens - 1) / m->o.block_tokens, at = m->table_at[st->n_seqs];
     memcpy(m->table + at, m->block + (size_t)seq * (size_t)m->seq_blocks, (size_t)used * sizeof *m->table);
@@ -240,14 +245,21 @@ uint64_t mini_draw(struct mini *m, const struct sample_row *rows, struct sample_
     return m->step.number;
 }
 
+/* bfloat16 in [-1, 1), or e4m3 of magnitudes below 32. */
+static uint16_t noise_of(uint64_t x, enum kv_format format)
+{
+    assert(format == KV_FORMAT_KV16 || format == KV_FORMAT_KV8);
+    return format == KV_FORMAT_KV8 ? (uint16_t)x & 0xe7e7 : bf16_from_f32((float)(int32_t)(x >> 1) * 0x1p-30f - 1);
+}
+
 void mini_pretend(struct mini *m, int32_t n)
 {
     enum { NOISE = 4 << 20 };
     uint16_t *noise = must(malloc(NOISE * sizeof *noise));
     uint64_t state = 5, done = NOISE * sizeof *noise < m->pool_bytes ? NOISE * sizeof *noise : m->pool_bytes;
-    assert(m->o.format == KV_FORMAT_KV16 && n <= m->seq_blocks * m->o.block_tokens);
+    assert(n <= m->seq_blocks * m->o.block_tokens);
     for (int32_t i = 0; i < NOISE; i++)
-        noise[i] = bf16_from_f32((float)(int32_t)(rng_next(&state) >> 33) * 0x1p-30f - 1);
+        noise[i] = noise_of(rng_next(&state) >> 32, m->o.format);
     m->op->upload(m->be, m->pool, noise, done);
     for (uint64_t more; done < m->pool_bytes; done += more) {
         more = done < m->pool_bytes - done ? done : m->pool_bytes - done;
@@ -257,6 +269,21 @@ void mini_pretend(struct mini *m, int32_t n)
     for (int32_t i = 0; i < m->o.n_seqs; i++)
         m->len[i] = n;
     free(noise);
+}
+
+uint64_t mini_pool_hash(struct mini *m)
+{
+    enum { PART = 64 << 20 };
+    void *part = must(malloc(PART));
+    uint64_t hash = 0;
+    for (uint64_t at = 0; at < m->pool_bytes; at += PART) {
+        uint64_t n = m->pool_bytes - at < PART ? m->pool_bytes - at : PART;
+        m->op->download(m->be, part, (char *)m->pool + at, n);
+        m->op->sync(m->be);
+        hash = hash * 0x9E3779B97F4A7C15u + hash_fnv(part, n);
+    }
+    free(part);
+    return hash;
 }
 
 const float *mini_run(struct mini *m)

@@ -27,8 +27,10 @@ struct mini_opts {
     enum kv_format format;             /* 0 = kv32 */
     int32_t block_tokens;              /* 0 = 64 */
     int32_t max_rows;                  /* 0 = 256 */
+    int32_t max_out;                   /* rows of a step that may want logits; 0 = max_rows */
     int32_t n_seqs;                    /* 0 = 1 */
     int32_t ctx;                       /* tokens a sequence may have; 0 = 1024 */
+    bool deterministic;                /* bits of a row that depend on no other */
     uint64_t shuffle;                  /* 0 = blocks in order, else a seed: scattered over the pool */
 };
 
@@ -51,6 +53,8 @@ void mini_queue(struct mini *m);
 uint64_t mini_draw(struct mini *m, const struct sample_row *rows, struct sample_out *out);
 /* Every sequence has n tokens whose keys and values are noise: for timing steps at that length. */
 void mini_pretend(struct mini *m, int32_t n);
+/* A hash of every byte of the pool. */
+uint64_t mini_pool_hash(struct mini *m);
 /* Run the step. Logits [R][V] on the host, valid until the next run. */
 const float *mini_run(struct mini *m);
 /* Forget the tokens of a sequence (its blocks stay its own). */

@@ -42,7 +42,7 @@ REPLAYS  := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$(B)/tests/fuzz/replay_%)
 SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 .PRECIOUS: $(B)/%.o
 
-.PHONY: all bench bench-http bench-ops bench-model clean deps test test-run test-build unit fuzz fuzz-run serve help FORCE
+.PHONY: all bench bench-http bench-ops bench-model clean deps soak test test-run test-build unit fuzz fuzz-run serve help FORCE
 all: $(B)/hearthd $(B)/hearth-sim $(if $(filter 1,$(CUDA)),$(B)/libhearth_cuda.so) ##3 build/hearthd, build/hearth-sim, and build/libhearth_cuda.so where nvcc is
 
 $(B)/hearthd: $(B)/server/main.o $(B)/libhearth.a
@@ -186,6 +186,13 @@ test-run: all test-build
 	@HEARTHD=$(B)/hearthd HEARTH_MODEL="$$(bash scripts/fetch_model.sh)" $(RUN) --oracle $(ORACLES) --pytest $(PYTESTS)
 
 test-build: $(TEST_BIN) $(REPLAYS) $(CLIS) $(B)/tests/bench/hearthd-stub
+
+# Long forms of what runs short in `make test`, then random tests with other seeds until SOAK_MINUTES are over.
+SOAK_LONG   := unit/test_tiers_model fault/test_tier_faults
+SOAK_RANDOM := unit/test_tiers unit/test_tiers_late unit/test_session unit/test_tiers_model unit/test_collide unit/test_evict \
+               unit/test_engine
+soak: $(SOAK_LONG:%=$(B)/tests/%) $(SOAK_RANDOM:%=$(B)/tests/%) ##4 the tiers for half an hour at least (SOAK_MINUTES=30)
+	@python3 scripts/soak.py --minutes $(or $(SOAK_MINUTES),30) --long $(SOAK_LONG:%=$(B)/tests/%) --random $(SOAK_RANDOM:%=$(B)/tests/%)
 
 unit: $(TEST_BIN) $(REPLAYS) ##4 build and run the C tests alone
 	@HEARTH_MODEL="$$(bash scripts/fetch_model.sh)" $(RUN)

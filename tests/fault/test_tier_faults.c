@@ -26,11 +26,6 @@ static uint32_t below(uint64_t n)
     return (uint32_t)(rng_next(&rng) % n);
 }
 
-static bool soak(void)
-{
-    return getenv("HEARTH_SOAK") != NULL;
-}
-
 /* -- the Nth call fails */
 
 static unsigned long nth;
@@ -265,7 +260,7 @@ START_TEST(test_tiers_survive_flipped_bits_anywhere)
 {
     rng = unit_seed("flips on the disk");
     struct rig_opts o = sleeping();
-    uint64_t cached = 0, n = soak() ? 100000 : 600;
+    uint64_t cached = 0, n = unit_soak() ? 100000 : 600;
     for (uint64_t i = 0; i < n; i++) {
         struct file *f = below(3) ? &index_file : &slab_file; /* most fields are in the index */
         uint64_t at = below((uint64_t)(f->size < 28 * 4096 ? f->size : 28 * 4096)), bits = 1 + below(3);
@@ -278,6 +273,7 @@ START_TEST(test_tiers_survive_flipped_bits_anywhere)
         }
         close(fd);
         uint32_t got = wake(&o, 4);
+        unit_progress("flipped bits %llu of %llu", (unsigned long long)i + 1, (unsigned long long)n);
         bool header = f == &index_file && at < 4096;
         ck_assert_msg(header || got >= 4 * RIG_CACHED - 16, "byte %llu of %s: %u", (unsigned long long)at, f->path,
                       got);
@@ -449,7 +445,7 @@ START_TEST(test_tiers_find_what_was_written_before_a_kill_at_any_point)
     shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     ck_assert(shared != MAP_FAILED);
     struct rig_opts o = {.dirs = rig_dir(), .nvme_slots = 20000};
-    int kills = soak() ? 1000 : 60, first = 1;
+    int kills = unit_soak() ? 1000 : 60, first = 1;
     uint64_t held = 0, before = 0, cached = 0;
     for (int i = 0; i < kills; i++, first += below(40)) {
         struct rig r;
@@ -471,6 +467,7 @@ START_TEST(test_tiers_find_what_was_written_before_a_kill_at_any_point)
         for (int n = 0; n < 3; n++)
             cached += rig_ask(&r, 1 + (int)below((uint64_t)first + 3));
         rig_close(&r);
+        unit_progress("kill %d of %d", i + 1, kills);
     }
     printf("%d kills: %llu blocks found of %llu, %llu tokens not computed\n", kills, (unsigned long long)held,
            (unsigned long long)before, (unsigned long long)cached);
@@ -511,7 +508,7 @@ START_TEST(test_tiers_believe_nothing_that_a_power_cut_left_half_done)
     struct rig_opts o = {.dirs = rig_dir(), .nvme_slots = 60};
     struct rig r;
     uint64_t cached = 0;
-    int cuts = soak() ? 2000 : 150;
+    int cuts = unit_soak() ? 2000 : 150;
     for (int i = 0; i < cuts; i++) {
         rig_open(&r, &o);
         sys.pwrite = noted_pwrite;
@@ -529,6 +526,7 @@ START_TEST(test_tiers_believe_nothing_that_a_power_cut_left_half_done)
                 close(fd);
             free(u->old);
         }
+        unit_progress("power cut %d of %d", i + 1, cuts);
     }
     printf("%d power cuts: %llu tokens not computed\n", cuts, (unsigned long long)cached);
     ck_assert_uint_ge(cached, 100 * (uint64_t)cuts);

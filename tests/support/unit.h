@@ -3,14 +3,31 @@
  *     START_TEST(test_pool_gives_nothing_when_short) { ... } END_TEST
  *     UNIT_MAIN("pool", test_pool_gives_nothing_when_short, ...)
  *
- * Tests run in forked children (CK_FORK=no to debug), 120 s each at most.
+ * Tests run in forked children (CK_FORK=no to debug), 120 s each at most. HEARTH_SOAK=1 (`make soak`) is for long
+ * forms, which have no bound and say how far they are.
  */
 #ifndef HEARTH_TESTS_UNIT_H
 #define HEARTH_TESTS_UNIT_H
 
 #include <check.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+static inline bool unit_soak(void)
+{
+    return getenv("HEARTH_SOAK") != NULL;
+}
+
+/* How far a long form is, as a line of its own for scripts/soak.py; nothing otherwise. */
+#define unit_progress(...)                    \
+    do {                                      \
+        if (unit_soak()) {                    \
+            printf("progress: " __VA_ARGS__); \
+            putchar('\n');                    \
+            fflush(stdout);                   \
+        }                                     \
+    } while (0)
 
 #define UNIT_MAIN(suite_name, ...)                                \
     int main(void)                                                \
@@ -18,7 +35,7 @@
         const TTest *const tests[] = {__VA_ARGS__};               \
         Suite *s = suite_create(suite_name);                      \
         TCase *tc = tcase_create(suite_name);                     \
-        tcase_set_timeout(tc, 120);                               \
+        tcase_set_timeout(tc, unit_soak() ? 0 : 120);             \
         for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) \
             tcase_add_test(tc, tests[i]);                         \
         suite_add_tcase(s, tc);                                   \

@@ -34,8 +34,8 @@ START_TEST(test_tiers_change_no_token_when_dram_is_large_and_requests_are_cancel
                                               .n_requests = 3000,
                                               .cancels = true,
                                               .vocab = 4,
-                                              .least_cached = 5000,
-                                              .least_dram = 3000,
+                                              .least_cached = 3000,
+                                              .least_dram = 2000,
                                               .least_preempted = 20});
 }
 END_TEST

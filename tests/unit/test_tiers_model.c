@@ -1,6 +1,7 @@
 /* test_tiers_model - sessions of several turns through a real model on the CPU backend, 64 at a time, with 8 blocks in
  * the pool, 16 in DRAM and 64 on a drive: each draw's logits and each token are those of an engine without any cache,
- * by memcmp. In kv16, kv32 and again kv16, in one folder. HEARTH_SOAK=1: 10,000 requests a format.
+ * by memcmp. In kv16 and in kv8, in folders of their own and in one together, while wrong blocks are planted.
+ * HEARTH_SOAK=1: 10,000 requests each time.
  */
 #include "tests/support/unit.h"
 
@@ -87,84 +88,152 @@ static uint32_t take_events(struct hand_engine *h)
     return n_done;
 }
 
-static void run(struct engine_config *c, uint64_t seed, uint64_t cached[TIER_COUNT])
+/* -- a run: all rounds, with a cache or without */
+
+struct run {
+    uint32_t format;
+    uint64_t seed;
+    const char *dir;      /* NULL: no cache */
+    uint32_t nvme_blocks; /* that the drive has room for */
+    bool plants;          /* wrong blocks before each round */
+    /* what came of it */
+    struct turn *turns;
+    uint32_t planted;
+    uint64_t cached[TIER_COUNT];
+    struct tiers_stats stats;
+};
+
+static uint64_t block_bytes(uint32_t format)
 {
+    return BT * 2 * 2 * 2 * 16 * (format == KV_FORMAT_KV8 ? 1 : 2);
+}
+
+static struct engine_config config_of(const struct run *r)
+{
+    struct engine_config c = {.threads = 1,
+                              .max_rows = 256,
+                              .max_seqs = 64,
+                              .block_tokens = BT,
+                              .kv_format = r->format,
+                              .ctx_tokens = CTX,
+                              .max_queued_tokens = 1000000,
+                              .step_ms = 1000,
+                              .io_threads = 1, /* done at once: the hits do not depend on the disk */
+                              .load_always = 1,
+                              .no_prefix_cache = !r->dir};
+    uint64_t block = block_bytes(r->format);
+    strcpy(c.model, "random:tiny");
+    strcpy(c.backend, "cpu");
+    c.kv_bytes = (r->dir ? 8 : 400) * block;
+    if (!r->dir)
+        return c;
+    c.dram_bytes = 16 * block;
+    c.nvme_bytes = r->nvme_blocks * (block + 512) + 16384;
+    snprintf(c.nvme_dirs, sizeof c.nvme_dirs, "%s", r->dir);
+    return c;
+}
+
+/* The bytes of some contents in DRAM become, all of them, those of another one, which are no less whole. */
+static void plant(struct run *r, struct tiers *t, uint64_t *rng)
+{
+    int32_t from = -1;
+    for (uint32_t tries = 0; tries < t->dram.n_slots; tries++) {
+        int32_t slot = (int32_t)(rng_next(rng) % t->dram.n_slots), item = t->dram_item[slot];
+        if (item < 0 || t->items[item].in_dram != COPY_READY || t->items[item].pins > 0 || slot == from)
+            continue;
+        if (from < 0)
+            from = slot;
+        else
+            memcpy(tier_dram_at(&t->dram, slot), tier_dram_at(&t->dram, from), t->slot_bytes);
+        r->planted += slot != from;
+    }
+}
+
+static void run(struct run *r)
+{
+    struct engine_config c = config_of(r);
     struct machine m;
     struct hand_engine h;
     struct err e = {0};
+    uint64_t seed = r->seed, planter = r->seed + 1;
     ck_assert_int_eq(hash_init_library(), 0);
-    ck_assert_msg(machine_open(&m, c, NULL, NULL, &e) == 0, "%s", e.text);
+    ck_assert_msg(machine_open(&m, &c, NULL, NULL, &e) == 0, "%s", e.text);
     hand_open(&h, &m);
     h.loop.trace = keep_rows;
+    r->turns = turns = calloc((size_t)n_rounds * SESSIONS, sizeof *turns);
+    ck_assert_ptr_nonnull(turns);
     for (uint32_t round = 0; round < n_rounds; round++) {
         now = turns + (size_t)round * SESSIONS;
+        if (r->plants)
+            plant(r, h.loop.kv.tiers, &planter);
         for (uint32_t s = 0; s < SESSIONS; s++) {
             make_turn(&now[s], round ? &now[s] - SESSIONS : NULL, &seed);
             submit(&h, &now[s]);
         }
         for (uint32_t n_done = 0; n_done < SESSIONS; n_done += take_events(&h))
             loop_turn(&h.loop);
+        unit_progress("kv%d %s cache: round %u of %u", r->format == KV_FORMAT_KV8 ? 8 : 16, r->dir ? "with" : "without",
+                      round + 1, n_rounds);
     }
-    memcpy(cached, h.loop.kv.cached_tokens, sizeof h.loop.kv.cached_tokens);
+    memcpy(r->cached, h.loop.kv.cached_tokens, sizeof r->cached);
+    if (h.loop.kv.tiers)
+        tiers_get_stats(h.loop.kv.tiers, &r->stats);
     hand_close(&h);
     machine_close(&m);
 }
 
-static void compare(const char *dir, uint32_t format, uint64_t seed)
+static void expect_equal(const struct run *off, const struct run *on)
 {
-    struct engine_config c = {.threads = 2,
-                              .max_rows = 256,
-                              .max_seqs = 64,
-                              .block_tokens = BT,
-                              .kv_format = format,
-                              .ctx_tokens = CTX,
-                              .max_queued_tokens = 1000000,
-                              .step_ms = 1000,
-                              .io_threads = 1, /* done at once: the hits do not depend on the disk */
-                              .load_always = 1};
-    uint64_t none[TIER_COUNT], in[TIER_COUNT], block = BT * 2 * 2 * 2 * 16 * (format == KV_FORMAT_KV32 ? 4 : 2);
-    size_t n = (size_t)n_rounds * SESSIONS;
-    strcpy(c.model, "random:tiny");
-    strcpy(c.backend, "cpu");
-    c.no_prefix_cache = 1;
-    c.kv_bytes = 400 * block;
-    struct turn *off = turns = calloc(n, sizeof *turns);
-    ck_assert_ptr_nonnull(off);
-    run(&c, seed, none);
-    c.no_prefix_cache = 0;
-    c.kv_bytes = 8 * block;
-    c.dram_bytes = 16 * block;
-    c.nvme_bytes = 200 * (block + 512) + 16384; /* two formats share it: each has 64 and more */
-    snprintf(c.nvme_dirs, sizeof c.nvme_dirs, "%s", dir);
-    turns = calloc(n, sizeof *turns);
-    ck_assert_ptr_nonnull(turns);
-    run(&c, seed, in);
-    printf("kv%d: %zu requests, tokens not computed from HBM %llu, DRAM %llu, NVMe %llu\n",
-           format == KV_FORMAT_KV32 ? 32 : 16, n, (unsigned long long)in[0], (unsigned long long)in[1],
-           (unsigned long long)in[2]);
-    for (size_t i = 0; i < n; i++) {
-        ck_assert_uint_eq(off[i].n_prompt, turns[i].n_prompt);
-        ck_assert_mem_eq(off[i].prompt, turns[i].prompt, sizeof off[i].prompt);
-        ck_assert_msg(memcmp(off[i].logits, turns[i].logits, sizeof off[i].logits) == 0, "logits of request %zu", i);
-        ck_assert_mem_eq(off[i].out, turns[i].out, sizeof off[i].out);
+    for (size_t i = 0; i < (size_t)n_rounds * SESSIONS; i++) {
+        const struct turn *a = &off->turns[i], *b = &on->turns[i];
+        ck_assert_uint_eq(a->n_prompt, b->n_prompt);
+        ck_assert_mem_eq(a->prompt, b->prompt, sizeof a->prompt);
+        ck_assert_msg(memcmp(a->logits, b->logits, sizeof a->logits) == 0, "logits of request %zu", i);
+        ck_assert_mem_eq(a->out, b->out, sizeof a->out);
     }
-    ck_assert_uint_eq(none[0] + none[1] + none[2], 0);
-    ck_assert_uint_ge(in[TIER_HBM], n);
-    ck_assert_uint_ge(in[TIER_DRAM], 2 * n);
-    ck_assert_uint_ge(in[TIER_NVME], n / 4);
-    free(off);
-    free(turns);
+}
+
+/* With a cache in this folder: the same bits, enough from every tier to mean something, and what was planted caught. */
+static void serve(const struct run *off, const char *dir, uint32_t nvme_blocks, bool plants)
+{
+    struct run on = {
+        .format = off->format, .seed = off->seed, .dir = dir, .nvme_blocks = nvme_blocks, .plants = plants};
+    uint64_t n = (uint64_t)n_rounds * SESSIONS, caught = 0;
+    run(&on);
+    for (int t = 0; t < TIER_COUNT; t++)
+        caught += on.stats.verify_failed[t];
+    printf("kv%d: %llu requests, tokens not computed from HBM %llu, DRAM %llu, NVMe %llu; %u wrong blocks, %llu read\n",
+           on.format == KV_FORMAT_KV8 ? 8 : 16, (unsigned long long)n, (unsigned long long)on.cached[TIER_HBM],
+           (unsigned long long)on.cached[TIER_DRAM], (unsigned long long)on.cached[TIER_NVME], on.planted,
+           (unsigned long long)caught);
+    expect_equal(off, &on);
+    ck_assert_uint_eq(on.stats.dram_slots, 16);
+    ck_assert_uint_ge(on.cached[TIER_HBM], n);
+    ck_assert_uint_ge(on.cached[TIER_DRAM], 2 * n);
+    ck_assert_uint_ge(on.cached[TIER_NVME], n / 4);
+    ck_assert_uint_ge(caught, plants ? n_rounds / 2 : 0);
+    ck_assert(plants || caught == 0);
+    free(on.turns);
 }
 
 START_TEST(test_tiers_give_the_bits_that_computing_gives)
 {
-    const char *dir = rig_dir();
+    const char *both = rig_dir();
+    struct run off[2] = {{.format = KV_FORMAT_KV16}, {.format = KV_FORMAT_KV8}};
     uint64_t seed = unit_seed("sessions");
     log_set_level(LOG_ERROR);
-    n_rounds = getenv("HEARTH_SOAK") ? 10000 / SESSIONS + 1 : 12;
-    compare(dir, KV_FORMAT_KV16, seed);
-    compare(dir, KV_FORMAT_KV32, seed + 1);
-    compare(dir, KV_FORMAT_KV16, seed); /* much of the first is there still, and serves again */
+    n_rounds = unit_soak() ? 10000 / SESSIONS + 1 : 12;
+    for (int f = 0; f < 2; f++) {
+        off[f].seed = seed + (uint64_t)f;
+        run(&off[f]);
+        ck_assert_uint_eq(off[f].cached[0] + off[f].cached[1] + off[f].cached[2], 0);
+        serve(&off[f], rig_dir(), 64, f == 0);
+    }
+    serve(&off[0], both, 200, false); /* two formats share it: each has 64 places and more */
+    serve(&off[1], both, 200, true);
+    serve(&off[0], both, 200, true); /* much of the first is there still, and serves again */
+    free(off[0].turns);
+    free(off[1].turns);
 }
 END_TEST
 

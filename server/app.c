@@ -137,7 +137,7 @@ static size_t on_refusal(void *ctx, int status, const char *message, char *out, 
     struct str body = {0};
     api_fail(&e, status,
              status == 413   ? "body_too_large"
-             : status == 503 ? "too_many_connections"
+             : status == 503 ? "overloaded"
                              : "bad_request",
              NULL, "%s", message);
     api_put_error(&e, &body);

@@ -60,8 +60,8 @@ void gen_gone(struct gen *g)
         metric_observe(METRIC_E2E, sys.now_ns() - http_start_ns(g->call));
         metric_observe(METRIC_REQUEST_GENERATED, gen_completion_tokens(g));
     }
-    if (g->n_live)
-        metric_add(METRIC_FINISH_CANCELLED, g->n_open);
+    for (uint32_t i = 0; g->n_live && i < g->n_choices; i++)
+        metric_add(METRIC_FINISH_CANCELLED, !g->choices[i].finish);
     gen_log_answers(g);
     g->call = NULL;
     if (!g->in_worker)

@@ -55,4 +55,11 @@ static inline unsigned long long unit_seed(const char *test)
     return seed;
 }
 
+/* Where public data is: $HEARTH_SHARED, or ../shared seen from the root of the repository. What finds none skips. */
+static inline const char *unit_shared(void)
+{
+    const char *s = getenv("HEARTH_SHARED");
+    return s ? s : "../shared";
+}
+
 #endif

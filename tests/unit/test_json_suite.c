@@ -6,7 +6,7 @@
  * field that counts twice is how two readers of one request come to differ). What becomes of the documents under
  * test_transform, which the RFC leaves open too, is the table below.
  *
- * Data: $HEARTH_SHARED/data/JSONTestSuite.tar.gz, by default ../shared seen from the root of the repository.
+ * Data: data/JSONTestSuite.tar.gz of unit_shared().
  */
 #include "tests/support/unit.h"
 
@@ -57,9 +57,8 @@ static char folder[64];
 /* Unpack into a folder of our own; false, with the skip printed, when the data is not there. */
 static bool suite_open(const char *test)
 {
-    const char *shared = getenv("HEARTH_SHARED");
     char archive[512], command[1024];
-    snprintf(archive, sizeof archive, "%s/data/JSONTestSuite.tar.gz", shared ? shared : "../shared");
+    snprintf(archive, sizeof archive, "%s/data/JSONTestSuite.tar.gz", unit_shared());
     if (access(archive, R_OK)) {
         printf("SKIP %s: no shared data (JSONTestSuite.tar.gz)\n", test);
         return false;

@@ -26,10 +26,9 @@ static void read_trace(const char *path)
 static bool read_public(const char *test, const char *name)
 {
     char path[PATH_MAX];
-    const char *shared = getenv("HEARTH_SHARED");
-    snprintf(path, sizeof path, "%s/data/mooncake_%s_trace.jsonl.gz", shared ? shared : "", name);
-    if (!shared || access(path, R_OK) != 0) {
-        printf("SKIP %s: no %s trace in HEARTH_SHARED\n", test, name);
+    snprintf(path, sizeof path, "%s/data/mooncake_%s_trace.jsonl.gz", unit_shared(), name);
+    if (access(path, R_OK)) {
+        printf("SKIP %s: no shared data (%s trace)\n", test, name);
         return false;
     }
     read_trace(path);

@@ -5,6 +5,9 @@
  *
  * A few rows over many keys (a new turn after a long history) would leave most SMs idle: their keys are cut into parts,
  * and a second launch merges the partial results. How many parts depends on the sequence alone.
+ *
+ * The kernels read kv16. The keys of kv8 that a call sees are widened before it (attn_widen.cu), into memory that was
+ * taken at start: where it does not hold them all at once, for some sequences and kv heads after the others.
  */
 #include "cuda/prefill.cuh"
 
@@ -27,6 +30,7 @@ void prefill_close(struct cuda *c)
     stage_free(&c->prefill.items);
     CU(cudaFree(c->prefill.next));
     CU(cudaFree(c->prefill.partials));
+    CU(cudaFree(c->prefill.wide));
 }
 
 /* -- the list ---------------------------------------------------------------------------------------------------- */
@@ -34,7 +38,8 @@ void prefill_close(struct cuda *c)
 static bool same(struct prefill_terms a, struct prefill_terms b)
 {
     return a.number == b.number && a.group == b.group && a.n_kv_heads == b.n_kv_heads && a.tile == b.tile &&
-           a.head_dim == b.head_dim && a.window == b.window && a.key_begin == b.key_begin && a.key_end == b.key_end;
+           a.head_dim == b.head_dim && a.window == b.window && a.key_begin == b.key_begin && a.key_end == b.key_end &&
+           a.seq0 == b.seq0 && a.seq1 == b.seq1 && a.block_tokens == b.block_tokens;
 }
 
 static int32_t rows_of(const struct step *st, int32_t s)
@@ -86,22 +91,51 @@ static struct prefill_item *put_items(struct prefill_item *to, const struct cuda
     return to;
 }
 
-/* The list of the step's tiles, on the card. */
+/* The blocks [*first, end) of its table that sequence s sees. Returns how many. */
+static int32_t blocks_of(const struct step *st, int32_t s, const struct prefill_terms *t, int32_t *first)
+{
+    if (!tiles_of(st, s, t))
+        return 0;
+    int32_t begin = t->key_begin, end = std::min(t->key_end, st->pos[st->seq_row[s + 1] - 1] + 1);
+    if (t->window)
+        begin = std::max(begin, st->pos[st->seq_row[s]] - t->window + 1);
+    *first = begin / t->block_tokens;
+    return begin < end ? (end - 1) / t->block_tokens - *first + 1 : 0;
+}
+
+/* Blocks to widen, and tables of what they become: the n-th that is seen becomes block n. Returns how many. */
+static int32_t put_blocks(int32_t *block, int32_t *table, const struct step *st, const struct prefill_terms *t)
+{
+    int32_t n = 0, first = 0;
+    for (int32_t s = t->seq0; s < t->seq1; s++)
+        for (int32_t i = 0, at = st->table_at[s], seen = blocks_of(st, s, t, &first); i < seen; i++, n++) {
+            block[n] = st->table[at + first + i];
+            table[at + first + i] = n;
+        }
+    return n;
+}
+
+/* The list of the tiles of the terms' sequences, on the card. */
 static void make_items(struct cuda *c, const struct step *st, const struct prefill_terms *t)
 {
     struct prefill *p = &c->prefill;
-    int32_t room = 0, slots = 0;
-    for (int32_t s = 0; s < st->n_seqs; s++)
+    int32_t room = 0, slots = 0, ids = t->block_tokens ? st->table_at[st->n_seqs] : 0;
+    for (int32_t s = t->seq0; s < t->seq1; s++)
         room += tiles_of(st, s, t) ? std::max(tiles_of(st, s, t), c->n_sm) : 0;
-    stage_reserve(&p->items, (size_t)room * sizeof(struct prefill_item));
+    const size_t bytes = (size_t)room * sizeof(struct prefill_item), id_bytes = (size_t)ids * sizeof(int32_t);
+    stage_reserve(&p->items, bytes + 2 * id_bytes);
     struct prefill_item *item = (struct prefill_item *)p->items.host, *end = item;
-    for (int32_t s = 0; s < st->n_seqs; s++)
+    for (int32_t s = t->seq0; s < t->seq1; s++)
         end = put_items(end, c, st, s, t, &slots);
     assert(end <= item + room);
     std::stable_sort(item, end, [=](const struct prefill_item &a, const struct prefill_item &b) {
         return keys_of(st, a.seq, a.v0, t) / a.parts > keys_of(st, b.seq, b.v0, t) / b.parts;
     });
-    stage_send(c, &p->items, (size_t)(end - item) * sizeof *item);
+    if (ids)
+        p->n_blocks = put_blocks((int32_t *)(item + room), (int32_t *)(item + room) + ids, st, t);
+    p->block = (const int32_t *)((char *)p->items.dev + bytes);
+    p->table = p->block + ids;
+    stage_send(c, &p->items, ids ? bytes + 2 * id_bytes : (size_t)(end - item) * sizeof *item);
     p->terms = *t;
     p->n = (int32_t)(end - item);
     p->cut = slots > 0;
@@ -144,24 +178,31 @@ static __global__ void __launch_bounds__(THREADS) merge_parts(const struct prefi
             *(float2 *)((float *)a.out.o + to) = o;
     }
     if (a.out.lse_ln && lane == 0)
-        a.out.lse_ln[(size_t)row * (size_t)(a.group * a.n_kv_heads) + head] = (max + log2f(sum)) * LN_2;
+        a.out.lse_ln[(size_t)row * (size_t)a.out.heads + head] = (max + log2f(sum)) * LN_2;
 }
 
+/* -- a call ------------------------------------------------------------------------------------------------------ */
+
+/* kv: the heads from g0 on, which p->table finds where they are widened. */
 static struct prefill_args arguments(const struct cuda *c, const struct attn_args *a, const struct step_dev *at,
-                                     const struct prefill_terms *t)
+                                     const struct prefill_terms *t, const struct kv_view *kv, int32_t g0)
 {
     const struct prefill *p = &c->prefill;
-    const int32_t width = a->n_heads * t->head_dim;
+    const int32_t width = a->n_heads * t->head_dim, head0 = g0 * t->group;
     const uint64_t slots = PREFILL_PARTIALS / slot_bytes(t);
+    float *lse = a->out.lse_ln ? a->out.lse_ln + head0 : NULL;
     struct prefill_args k = {};
-    k.out = {a->out.o, width, a->out.lse_ln, false};
     if (a->out_input)
-        k.out = {a->out_input, cuda_pad(width), a->out.lse_ln, true};
-    k.q = a->q;
-    k.sink = a->sink;
+        k.out = {(__nv_bfloat16 *)a->out_input + head0 * t->head_dim, cuda_pad(width), lse, a->n_heads, true};
+    else
+        k.out = {a->out.o + head0 * t->head_dim, width, lse, a->n_heads, false};
+    k.q = a->q + head0 * t->head_dim;
+    k.sink = a->sink ? a->sink + head0 : NULL;
     k.q_stride = a->q_stride;
-    k.kv = *a->kv;
+    k.kv = *kv;
     k.step = *at;
+    if (t->block_tokens)
+        k.step.table = p->table;
     k.work = {(const struct prefill_item *)p->items.dev, p->n, p->next, p->partials,
               p->partials + slots * (uint64_t)t->tile * (uint64_t)t->head_dim};
     k.head_dim = t->head_dim;
@@ -176,31 +217,90 @@ static struct prefill_args arguments(const struct cuda *c, const struct attn_arg
     return k;
 }
 
-bool attn_prefill(struct cuda *c, const struct attn_args *a, const struct step_dev *at)
+/* The kernels' launches for the listed tiles and the heads of kv, the first of them g0. */
+static void attend(struct cuda *c, const struct attn_args *a, const struct step_dev *at, const struct kv_view *kv,
+                   int32_t g0, bool hopper)
 {
-    struct prefill *p = &c->prefill;
-    const int32_t g_n = (int32_t)a->kv->n_kv_heads, hopper = c->major == 9 ? wgmma_tile(a) : 0;
-    const struct prefill_terms t = {.number = a->step->number,
-                                    .group = a->n_heads / g_n,
-                                    .n_kv_heads = g_n,
-                                    .head_dim = (int32_t)a->kv->head_dim,
-                                    .tile = hopper ? hopper : mma_tile(a),
-                                    .window = a->window,
-                                    .key_begin = a->key_begin,
-                                    .key_end = a->key_end};
-    if (!t.tile)
-        return false;
-    if (!same(t, p->terms))
-        make_items(c, a->step, &t);
-    const struct prefill_args k = arguments(c, a, at, &t);
+    const struct prefill *p = &c->prefill;
+    const struct prefill_terms *t = &p->terms;
+    const struct prefill_args k = arguments(c, a, at, t, kv, g0);
     if (hopper)
         wgmma_attention(c, &k);
     else
         mma_attention(c, &k);
     if (!p->cut)
-        return true;
-    const dim3 grid((unsigned)p->n, (unsigned)g_n, (unsigned)(t.tile / WARPS));
-    merge_parts<<<grid, THREADS, 0, c->stream>>>(k, t.tile);
+        return;
+    const dim3 grid((unsigned)p->n, (unsigned)t->n_kv_heads, (unsigned)(t->tile / WARPS));
+    merge_parts<<<grid, THREADS, 0, c->stream>>>(k, t->tile);
     LAUNCHED();
+}
+
+/* From t->seq0 on as many sequences as have room when their keys are widened, a kv head at least; then as many of the
+ * g_n heads at a time as have, all in equal launches. */
+static void fit(struct prefill_terms *t, const struct step *st, int64_t room, int32_t g_n)
+{
+    int64_t blocks = 0;
+    int32_t first;
+    for (t->seq1 = t->seq0; t->seq1 < st->n_seqs; t->seq1++) {
+        const int32_t more = blocks_of(st, t->seq1, t, &first);
+        if (blocks + more > room)
+            break;
+        blocks += more;
+    }
+    t->n_kv_heads = blocks ? (int32_t)std::min<int64_t>(g_n, room / blocks) : g_n;
+    while (g_n % t->n_kv_heads)
+        t->n_kv_heads--;
+}
+
+/* Attention over kv8; t: for all of the step. False, with nothing queued: one sequence alone has no room. */
+static bool attend_wide(struct cuda *c, const struct attn_args *a, const struct step_dev *at, struct prefill_terms t,
+                        bool hopper)
+{
+    struct prefill *p = &c->prefill;
+    const struct step *st = a->step;
+    const int64_t room = (int64_t)(p->wide_bytes / widen_bytes(a->kv));
+    const int32_t g_n = t.n_kv_heads;
+    int32_t first;
+    t.block_tokens = (int32_t)a->kv->block_tokens;
+    for (int32_t s = 0; s < st->n_seqs; s++)
+        if (blocks_of(st, s, &t, &first) > room)
+            return false;
+    for (t.seq0 = 0; t.seq0 < st->n_seqs; t.seq0 = t.seq1) {
+        fit(&t, st, room, g_n);
+        if (!same(t, p->terms))
+            make_items(c, st, &t);
+        const struct kv_view kv = widen_view(a->kv, p->wide, t.n_kv_heads);
+        for (int32_t g = 0; p->n && g < g_n; g += t.n_kv_heads) {
+            widen(c, &kv, a->kv, g, p->block, p->n_blocks);
+            attend(c, a, at, &kv, g, hopper);
+        }
+    }
+    return true;
+}
+
+bool attn_prefill(struct cuda *c, const struct attn_args *a, const struct step_dev *at)
+{
+    const int32_t g_n = (int32_t)a->kv->n_kv_heads;
+    const bool wide = a->kv->format == KV_FORMAT_KV8;
+    const struct kv_view kv = wide ? widen_view(a->kv, c->prefill.wide, g_n) : *a->kv;
+    const int32_t hopper = c->major == 9 ? wgmma_tile(&kv) : 0;
+    const struct prefill_terms t = {.number = a->step->number,
+                                    .group = a->n_heads / g_n,
+                                    .n_kv_heads = g_n,
+                                    .head_dim = (int32_t)a->kv->head_dim,
+                                    .tile = hopper ? hopper : mma_tile(&kv),
+                                    .window = a->window,
+                                    .key_begin = a->key_begin,
+                                    .key_end = a->key_end,
+                                    .seq0 = 0,
+                                    .seq1 = a->step->n_seqs,
+                                    .block_tokens = 0};
+    if (!t.tile || a->q_stride % 4)
+        return false;
+    if (wide)
+        return attend_wide(c, a, at, t, hopper);
+    if (!same(t, c->prefill.terms))
+        make_items(c, a->step, &t);
+    attend(c, a, at, &kv, 0, hopper);
     return true;
 }

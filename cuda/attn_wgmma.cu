@@ -363,10 +363,10 @@ void wgmma_setup(void)
     allow_shared<shape_256>();
 }
 
-int32_t wgmma_tile(const struct attn_args *a)
+int32_t wgmma_tile(const struct kv_view *kv)
 {
-    const uint32_t d = a->kv->head_dim;
-    if (a->kv->format != KV_FORMAT_KV16 || d % 8 || a->q_stride % 4 || a->kv->head_stride != 2 * a->kv->v_offset)
+    const uint32_t d = kv->head_dim;
+    if (kv->format != KV_FORMAT_KV16 || d % 8 || kv->head_stride != 2 * kv->v_offset)
         return 0;
     return d <= 64 ? shape_64::vectors : d <= 128 ? shape_128::vectors : shape_256::vectors;
 }

@@ -169,19 +169,21 @@ static void describe(struct cuda *c, const struct cudaDeviceProp *p)
 
 static int take_memory(struct cuda *c, const char *gpu, struct err *e)
 {
+    struct prefill *p = &c->prefill;
     size_t turn = (size_t)c->max_rows * BACKEND_HEAD_DIM_MAX / 2 * sizeof *c->turn, free_bytes = 0, all = 0;
     c->turn = (float2 *)cuda_alloc(c, turn);
     c->drawn = (int32_t *)cuda_alloc(c, (size_t)c->max_seqs * sizeof *c->drawn);
     c->drawn_before = (int32_t *)cuda_alloc(c, (size_t)c->max_seqs * sizeof *c->drawn);
     c->inv_freq = (float *)cuda_alloc(c, sizeof c->inv_freq_host);
-    c->prefill.next = (int32_t *)cuda_alloc(c, 2 * sizeof *c->prefill.next);
-    c->prefill.partials = (float *)cuda_alloc(c, PREFILL_PARTIALS);
-    if (attention_open(c) && c->turn && c->drawn && c->drawn_before && c->inv_freq && c->prefill.next &&
-        c->prefill.partials && gemm_open(c, gpu))
+    p->next = (int32_t *)cuda_alloc(c, 2 * sizeof *p->next);
+    p->partials = (float *)cuda_alloc(c, PREFILL_PARTIALS);
+    p->wide = cuda_alloc(c, p->wide_bytes);
+    if (attention_open(c) && c->turn && c->drawn && c->drawn_before && c->inv_freq && p->next && p->partials &&
+        p->wide && gemm_open(c, gpu))
         return 0;
     CU(cudaMemGetInfo(&free_bytes, &all));
     return err_set(e, ENOMEM, "cuda: %zu MiB to work in are needed, of %zu MiB on the GPU %zu MiB are free",
-                   (turn + GEMM_WORKSPACE + PREFILL_PARTIALS) >> 20, all >> 20, free_bytes >> 20);
+                   (turn + GEMM_WORKSPACE + PREFILL_PARTIALS + p->wide_bytes) >> 20, all >> 20, free_bytes >> 20);
 }
 
 static int op_open(struct backend **out, const struct backend_opts *o, struct err *e)
@@ -208,6 +210,7 @@ static int op_open(struct backend **out, const struct backend_opts *o, struct er
     c->max_seqs = o->max_seqs ? o->max_seqs : o->max_rows;
     c->max_cols = o->max_cols;
     c->max_vocab = o->max_vocab;
+    c->prefill.wide_bytes = o->wide_bytes;
     describe(c, &p);
     if (o->isa && strcmp(o->isa, "sm_80") == 0)
         c->major = 8;

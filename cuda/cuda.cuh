@@ -79,6 +79,8 @@ struct prefill_terms {
     uint64_t number; /* of the step */
     int32_t group, n_kv_heads, head_dim, tile;
     int32_t window, key_begin, key_end;
+    int32_t seq0, seq1;   /* sequences [seq0, seq1) of the step */
+    int32_t block_tokens; /* their keys are widened first, in blocks of so many; 0: they are not */
 };
 
 /* Tiles of prefill rows (attn_prefill.cu). */
@@ -86,6 +88,11 @@ struct prefill {
     struct stage_slot items; /* the list, */
     struct prefill_terms terms;
     int32_t n;
+    /* behind it, where keys are widened first: blocks to widen, and the sequences' tables of the widened ones */
+    const int32_t *block, *table;
+    int32_t n_blocks;
+    void *wide; /* wide_bytes on the card: those */
+    uint64_t wide_bytes;
     bool cut;        /* some tile's keys are cut into parts */
     int32_t *next;   /* [2] on the card */
     float *partials; /* PREFILL_PARTIALS on the card */

@@ -25,17 +25,18 @@ struct prefill_work {
     float *part_lse; /* [slots][tile] and the logarithms of their sums, base 2 */
 };
 
-/* Where results go: rows of `stride` elements. */
+/* Where results go, from the first of the heads on: rows of `stride` elements and of `heads` logarithms. */
 struct prefill_out {
     void *o;
     int64_t stride;
-    float *lse_ln; /* [T][H] or NULL */
-    bool bf16;     /* o: bfloat16, else float */
+    float *lse_ln; /* or NULL */
+    int32_t heads;
+    bool bf16; /* o: bfloat16, else float */
 };
 
 struct prefill_args {
     struct prefill_out out;
-    const float *q, *sink; /* as in struct attn_args */
+    const float *q, *sink; /* as in struct attn_args, from the first of the heads on */
     int64_t q_stride;
     struct kv_view kv;
     struct step_dev step;
@@ -47,16 +48,25 @@ struct prefill_args {
 };
 
 /* -- attn_wgmma.cu: compute capability 9.0 */
-/* Vectors of a tile, or 0 for KV and heads that the kernel does not take. */
-int32_t wgmma_tile(const struct attn_args *a);
+/* Vectors of a tile, or 0 for KV that the kernel does not take. */
+int32_t wgmma_tile(const struct kv_view *kv);
 /* Attention as backend.h says, for the rows of a->work alone. Queued. */
 void wgmma_attention(struct cuda *c, const struct prefill_args *a);
 /* Ask for the shared memory that the kernels need; once a process. */
 void wgmma_setup(void);
 
 /* -- attn_mma.cu: the same for compute capability 8.0 and newer. */
-int32_t mma_tile(const struct attn_args *a);
+int32_t mma_tile(const struct kv_view *kv);
 void mma_attention(struct cuda *c, const struct prefill_args *a);
 void mma_setup(void);
+
+/* -- attn_widen.cu: kv8 as kv16 */
+/* Bytes of one head of a widened block. */
+uint64_t widen_bytes(const struct kv_view *kv);
+/* Blocks of n_kv_heads heads at `base`, one after the other. */
+struct kv_view widen_view(const struct kv_view *kv, void *base, int32_t n_kv_heads);
+/* Block i of `to` becomes block[i] of `from`, from kv head g on; n of them. Queued. */
+void widen(struct cuda *c, const struct kv_view *to, const struct kv_view *from, int32_t g, const int32_t *block,
+           int32_t n);
 
 #endif

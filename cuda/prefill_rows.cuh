@@ -175,7 +175,7 @@ static __device__ void write_rows(const struct prefill_args &a, const struct pre
         } else {
             write_row<S>(a, o, h, scale, (Out *)a.out.o + row * a.out.stride + (size_t)head * a.head_dim);
             if (first && a.out.lse_ln)
-                a.out.lse_ln[(size_t)row * (size_t)(a.n_kv_heads * a.group) + head] = lse * LN_2;
+                a.out.lse_ln[(size_t)row * (size_t)a.out.heads + head] = lse * LN_2;
         }
     }
 }

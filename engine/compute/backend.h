@@ -32,10 +32,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BACKEND_ABI 6
+#define BACKEND_ABI 7
 
 /* D is even and at most this: kernels keep a head on the stack. Families refuse other models. */
 #define BACKEND_HEAD_DIM_MAX 256
+
+/* A good wide_bytes for a pool of kv8: a million keys of 128 elements. */
+#define BACKEND_WIDE_BYTES (512ull << 20)
 
 /* Host bytes of a weight matrix [rows][cols] as a loader found them: row r begins at data + r * row_bytes. */
 struct weight_part {
@@ -122,6 +125,9 @@ struct backend_opts {
     int64_t max_table; /* most block ids that a step names; 0 = what the first steps need (memory is taken then) */
     int32_t max_cols;  /* largest K of any weight */
     int32_t max_vocab; /* largest V that `sample` will see; 0 = none */
+    /* cuda: what attention of many rows takes at open to widen kv8 in. One head of all keys of a sequence must have
+     * room (4 D bytes a key), or it runs on slow kernels. */
+    uint64_t wide_bytes;
     /* Row invariance for every op, whatever it costs. One that can't: open fails with -ENOTSUP and says so. */
     bool deterministic;
 };

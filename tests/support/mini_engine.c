@@ -131,7 +131,8 @@ int mini_open(struct mini **out, const struct mini_opts *o, struct err *e)
                                            ((m->o.ctx + m->o.block_tokens - 1) / m->o.block_tokens),
                               .max_cols = model_max_cols(s),
                               .max_vocab = s->vocab,
-                              .deterministic = m->o.deterministic};
+                              .deterministic = m->o.deterministic,
+                              .wide_bytes = m->o.format == KV_FORMAT_KV8 ? BACKEND_WIDE_BYTES : 0};
     rc = m->op->open(&m->be, &bo, e);
     if (!rc)
         rc = arch_find(s->arch)->open(&m->model, m->be, m->loader, m->o.max_rows, m->o.max_out, NULL, NULL, e);

@@ -18,7 +18,8 @@ int ops_open(struct ops_dev *d, const struct ops_variant *v, struct err *e)
                              .isa = v->isa,
                              .max_rows = OPS_MAX_ROWS,
                              .max_cols = OPS_MAX_COLS,
-                             .max_vocab = OPS_MAX_VOCAB};
+                             .max_vocab = OPS_MAX_VOCAB,
+                             .wide_bytes = v->wide_bytes};
     ck_assert_uint_eq(v->ops->abi, BACKEND_ABI);
     int rc = v->ops->open(&d->be, &o, e);
     if (rc == -ENOTSUP)

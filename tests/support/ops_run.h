@@ -17,6 +17,7 @@ struct ops_variant {
     const struct backend_ops *ops;
     const char *isa;
     int32_t threads;
+    uint64_t wide_bytes; /* as in struct backend_opts */
 };
 
 struct ops_dev {

@@ -29,10 +29,10 @@ void ops_run_each(const struct ops_variant *v, size_t n, const char *test, int r
 
 #ifndef OPS_CUDA
 static const struct ops_variant ops_backends[] = {
-    {&backend_cpu_ref, "scalar", 1},
+    {&backend_cpu_ref, "scalar", 1, 0},
 #if __has_include("engine/compute/cpu_fast.c")
-    {&backend_cpu_fast, "avx2", 1},
-    {&backend_cpu_fast, "avx512", 1},
+    {&backend_cpu_fast, "avx2", 1, 0},
+    {&backend_cpu_fast, "avx512", 1, 0},
 #endif
 };
 
@@ -43,7 +43,7 @@ static inline void ops_on_each(const char *test, int rounds, void (*check)(struc
 #else
 static inline void ops_on_each(const char *test, int rounds, void (*check)(struct ops_trio *))
 {
-    struct ops_variant v = {ops_cuda(test), NULL, 1};
+    struct ops_variant v = {ops_cuda(test), NULL, 1, 64u << 20};
     if (v.ops)
         ops_run_each(&v, 1, test, rounds, check);
 }

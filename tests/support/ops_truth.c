@@ -1,9 +1,11 @@
 /* ops_truth - see the header. */
 #include "tests/support/ops_truth.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdlib.h>
 
 void ops_attn_random(struct attn_args *a, struct ops_rng *r, const struct ops_kv_case *c, const float *sink)
 {
@@ -36,27 +38,32 @@ double ops_attend(const struct ops_kv_case *c, const struct attn_args *a, int32_
     int32_t d = (int32_t)c->kv.head_dim, g_n = (int32_t)c->kv.n_kv_heads, g = h / (a->n_heads / g_n);
     const float *q = a->q + t * a->q_stride + (ptrdiff_t)h * d;
     bool sink = a->sink && a->key_begin == 0;
-    double score[4096], max = sink ? a->sink[h] : -INFINITY, sum = 0;
+    double *score = malloc(((size_t)pos + 1) * sizeof *score), max = sink ? a->sink[h] : -INFINITY, sum = 0;
+    assert(score);
     for (int32_t j = 0; j <= pos; j++) {
         const float *k = c->k[s] + ((ptrdiff_t)j * g_n + g) * d;
-        score[j] = 0;
+        score[j] = -INFINITY;
+        if (!sees(a, pos, j))
+            continue;
+        double dot = 0;
         for (int32_t i = 0; i < d; i++)
-            score[j] += (double)q[i] * k[i];
-        score[j] = sees(a, pos, j) ? score[j] * a->scale : -INFINITY;
+            dot += (double)q[i] * k[i];
+        score[j] = dot * a->scale;
         max = fmax(max, score[j]);
     }
     for (int32_t i = 0; i < d; i++)
         o[i] = size[i] = 0;
-    if (max == -INFINITY)
-        return -INFINITY;
-    for (int32_t j = 0; j <= pos; j++)
-        sum += exp(score[j] - max);
+    for (int32_t j = 0; j <= pos && max > -INFINITY; j++)
+        sum += score[j] = exp(score[j] - max);
     sum += sink ? exp(a->sink[h] - max) : 0;
-    for (int32_t j = 0; j <= pos; j++)
-        for (int32_t i = 0; i < d; i++) {
-            double v = c->v[s][((ptrdiff_t)j * g_n + g) * d + i], p = exp(score[j] - max) / sum;
-            o[i] += p * v;
-            size[i] += p * fabs(v);
+    for (int32_t j = 0; j <= pos && sum > 0; j++) {
+        const float *v = c->v[s] + ((ptrdiff_t)j * g_n + g) * d;
+        double p = score[j] / sum;
+        for (int32_t i = 0; p > 0 && i < d; i++) {
+            o[i] += p * v[i];
+            size[i] += p * fabs(v[i]);
         }
+    }
+    free(score);
     return max + log(sum);
 }

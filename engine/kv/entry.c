@@ -59,6 +59,12 @@ bool entry_is(const struct kv_entry *e, const struct kv_ident *who)
            ids_equal(e, who->ids);
 }
 
+bool entry_same(const struct kv_entry *a, const struct kv_entry *b)
+{
+    return hash_key_equal(&a->key, &b->key) && a->check == b->check && a->depth == b->depth &&
+           memcmp(a->root, b->root, sizeof a->root) == 0 && memcmp(a->ids, b->ids, sizeof a->ids) == 0;
+}
+
 uint64_t entry_check(uint64_t parent, const struct hash_key *root, const int32_t *ids, uint32_t block_tokens)
 {
     uint64_t key[2];

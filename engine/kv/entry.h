@@ -56,6 +56,8 @@ void entry_close(struct kv_entry *e);
 bool entry_valid(const struct kv_entry *e, uint32_t block_tokens, uint32_t format);
 /* Does it say exactly this content? */
 bool entry_is(const struct kv_entry *e, const struct kv_ident *who);
+/* Do both say the same content? */
+bool entry_same(const struct kv_entry *a, const struct kv_entry *b);
 /* The check value of a block from that of its parent (the first block: 0) and the root. */
 uint64_t entry_check(uint64_t parent, const struct hash_key *root, const int32_t *ids, uint32_t block_tokens);
 

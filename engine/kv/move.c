@@ -393,7 +393,7 @@ int tiers_load(struct tiers *t, const struct kv_ident *who, int32_t block, uint6
 
 int32_t tiers_loading(const struct tiers *t, const struct kv_ident *who)
 {
-    const struct item *i = tiers_item((struct tiers *)t, who);
+    const struct item *i = tiers_item(t, who);
     return i && i->load != NONE ? t->loads[i->load].block : NONE;
 }
 

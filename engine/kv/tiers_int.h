@@ -1,4 +1,6 @@
-/* tiers_int - what tiers.c (contents and places) and move.c (what is under way) share. Private to them.
+/* tiers_int - what the files of the tiers share, private to them: tiers.c (asked from outside), tiers_items.c (contents
+ * by their keys, and the queues of writes), tiers_places.c (their copies), tiers_found.c (what is there at open),
+ * move.c (what is under way).
  *
  * An item is one content that has a copy below the pool or is about to get one. Its copies:
  *
@@ -80,7 +82,8 @@ struct tiers {
     int32_t *buckets;
     uint64_t *tags; /* [items] of their keys: most look-ups touch nothing else */
     uint32_t mask, n_items, n_used;
-    int32_t free_item;
+    uint32_t n_touched;             /* items that have ever been used: memory behind them is not */
+    int32_t free_item;              /* of those */
     int32_t *dram_item, *nvme_item; /* slot -> item, or NONE */
     struct kv_entry *dram_entries;  /* [dram slots] */
     struct queue to_write, to_park;
@@ -102,11 +105,28 @@ struct tiers {
     struct tiers_stats stats;
 };
 
-/* -- tiers.c */
-struct item *tiers_item(struct tiers *t, const struct kv_ident *who); /* NULL: none */
-const struct kv_entry *tiers_entry(const struct tiers *t, const struct item *i);
+static inline int32_t tiers_id(const struct tiers *t, const struct item *i)
+{
+    return (int32_t)(i - t->items);
+}
+
+/* -- tiers_items.c */
+/* Those whose key begins like this one, one after the other; NULL: no more. The caller compares what matters. */
+struct item *tiers_first(const struct tiers *t, const struct hash_key *key);
+struct item *tiers_next(const struct tiers *t, const struct item *i);
+/* Of exactly this content; NULL: none. */
+struct item *tiers_item(const struct tiers *t, const struct kv_ident *who);
 /* A new item without copies for this key; NULL: none is free. Enter it by giving it a copy at once. */
 struct item *tiers_add(struct tiers *t, const struct hash_key *key);
+/* It has no copy any more. */
+void tiers_remove(struct tiers *t, struct item *i, const struct hash_key *key);
+/* Is it written below as soon as it is there (no budget to rank it by, and nobody against it)? */
+bool tiers_writes_at_once(const struct tiers *t, const struct item *i);
+void tiers_enqueue(struct tiers *t, struct item *i, bool parked);
+void tiers_dequeue(struct tiers *t, struct item *i);
+
+/* -- tiers_places.c */
+const struct kv_entry *tiers_entry(const struct tiers *t, const struct item *i);
 /* A DRAM slot, giving up another content if need be; NONE: all are held. */
 int32_t tiers_take_dram(struct tiers *t);
 /* An NVMe slot for the item. */
@@ -124,16 +144,12 @@ void tiers_pin_nvme(struct tiers *t, struct item *i);
 void tiers_unpin_nvme(struct tiers *t, struct item *i);
 /* Its bytes are not what they should be: no copy of it is used again. */
 void tiers_retire(struct tiers *t, struct item *i);
-/* Is it written below as soon as it is there (no budget to rank it by, and nobody against it)? */
-bool tiers_writes_at_once(const struct tiers *t, const struct item *i);
-void tiers_enqueue(struct tiers *t, struct item *i, bool parked);
-void tiers_dequeue(struct tiers *t, struct item *i);
 /* Entry of item i with its NVMe slot in evict. */
 void tiers_nvme_ready(struct tiers *t, struct item *i);
-static inline int32_t tiers_id(const struct tiers *t, const struct item *i)
-{
-    return (int32_t)(i - t->items);
-}
+
+/* -- tiers_found.c */
+/* 0 or -ENOMEM. */
+int tiers_find_again(struct tiers *t);
 
 /* -- move.c */
 int moves_open(struct tiers *t);

@@ -1,0 +1,137 @@
+/* tiers_items - see tiers.h and tiers_int.h. Here: contents by their keys, and those that wait to be written to NVMe.
+ */
+#include "engine/base/sys.h"
+#include "engine/kv/tiers_int.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* -- the table */
+
+static int32_t *bucket_of(const struct tiers *t, const struct hash_key *key)
+{
+    uint32_t h;
+    memcpy(&h, key->b, sizeof h);
+    return &t->buckets[h & t->mask];
+}
+
+static uint64_t tag_of(const struct hash_key *key)
+{
+    uint64_t tag;
+    memcpy(&tag, key->b + 4, sizeof tag);
+    return tag;
+}
+
+struct item *tiers_first(const struct tiers *t, const struct hash_key *key)
+{
+    uint64_t tag = tag_of(key);
+    int32_t at = *bucket_of(t, key);
+    while (at != NONE && t->tags[at] != tag)
+        at = t->items[at].chain;
+    return at == NONE ? NULL : &t->items[at];
+}
+
+struct item *tiers_next(const struct tiers *t, const struct item *i)
+{
+    uint64_t tag = t->tags[tiers_id(t, i)];
+    int32_t at = i->chain;
+    while (at != NONE && t->tags[at] != tag)
+        at = t->items[at].chain;
+    return at == NONE ? NULL : &t->items[at];
+}
+
+struct item *tiers_item(const struct tiers *t, const struct kv_ident *who)
+{
+    struct item *i = tiers_first(t, &who->key);
+    while (i && !entry_is(tiers_entry(t, i), who))
+        i = tiers_next(t, i);
+    return i;
+}
+
+struct item *tiers_add(struct tiers *t, const struct hash_key *key)
+{
+    struct item *i;
+    if (t->free_item != NONE) {
+        i = &t->items[t->free_item];
+        t->free_item = i->chain;
+    } else if (t->n_touched < t->n_items) {
+        i = &t->items[t->n_touched++];
+    } else {
+        return NULL;
+    }
+    int32_t *bucket = bucket_of(t, key);
+    *i = (struct item){.chain = *bucket,
+                       .dram = NONE,
+                       .nvme = NONE,
+                       .used = true,
+                       .generation = i->generation + 1,
+                       .load = NONE,
+                       .prev = NONE,
+                       .next = NONE,
+                       .used_us = sys.now_ns() / 1000};
+    *bucket = tiers_id(t, i);
+    t->tags[tiers_id(t, i)] = tag_of(key);
+    t->n_used++;
+    return i;
+}
+
+void tiers_remove(struct tiers *t, struct item *i, const struct hash_key *key)
+{
+    assert(i->dram == NONE && i->nvme == NONE && !i->queued && i->load == NONE);
+    int32_t *at = bucket_of(t, key), id = tiers_id(t, i);
+    while (*at != id)
+        at = &t->items[*at].chain;
+    *at = i->chain;
+    i->used = false;
+    i->chain = t->free_item;
+    t->free_item = id;
+    t->n_used--;
+}
+
+/* -- the queues of writes */
+
+bool tiers_writes_at_once(const struct tiers *t, const struct item *i)
+{
+    return t->o.write_bytes_per_day == 0 && !i->worth.in_memory;
+}
+
+static struct queue *queue_of(struct tiers *t, const struct item *i)
+{
+    return i->parked ? &t->to_park : &t->to_write;
+}
+
+void tiers_dequeue(struct tiers *t, struct item *i)
+{
+    if (!i->queued)
+        return;
+    struct queue *q = queue_of(t, i);
+    if (i->prev != NONE)
+        t->items[i->prev].next = i->next;
+    else
+        q->first = i->next;
+    if (i->next != NONE)
+        t->items[i->next].prev = i->prev;
+    else
+        q->last = i->prev;
+    q->n--;
+    i->prev = i->next = NONE;
+    i->queued = false;
+}
+
+void tiers_enqueue(struct tiers *t, struct item *i, bool parked)
+{
+    if (i->queued && i->parked == parked)
+        return;
+    tiers_dequeue(t, i);
+    i->parked = parked;
+    struct queue *q = queue_of(t, i);
+    i->queued = true;
+    i->prev = q->last;
+    i->next = NONE;
+    if (q->last != NONE)
+        t->items[q->last].next = tiers_id(t, i);
+    else
+        q->first = tiers_id(t, i);
+    q->last = tiers_id(t, i);
+    q->n++;
+}

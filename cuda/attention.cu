@@ -381,10 +381,12 @@ void cuda_attention(struct backend *be, const struct attn_args *a)
     assert(kv->head_dim % 2 == 0 && kv->head_dim <= BACKEND_HEAD_DIM_MAX);
     assert(kv->format == KV_FORMAT_KV16 || kv->format == KV_FORMAT_KV32 || kv->format == KV_FORMAT_KV8);
     const struct step_dev *at = stage_step(c, st);
+    if (c->deterministic && attn_fixed(c, a, at))
+        return;
     for (int32_t s = 0; s < st->n_seqs; s++)
         *(st->seq_row[s + 1] - st->seq_row[s] > ATTN_DECODE_ROWS ? &prefill : &decode) = true;
-    if (prefill && !attn_prefill(c, a, at))
+    if (prefill && (c->deterministic || !attn_prefill(c, a, at)))
         attn_plain(c, a, at, ATTN_DECODE_ROWS + 1, INT32_MAX);
-    if (decode && !attn_decode(c, a, at))
+    if (decode && (c->deterministic || !attn_decode(c, a, at)))
         attn_plain(c, a, at, 1, ATTN_DECODE_ROWS);
 }

@@ -139,6 +139,7 @@ static void op_close(struct backend *be)
     attention_close(c);
     stage_close(&c->stage);
     prefill_close(c);
+    fixed_close(c);
     stage_free(&c->load[0]);
     stage_free(&c->load[1]);
     reader_stop(c);
@@ -165,6 +166,9 @@ static void describe(struct cuda *c, const struct cudaDeviceProp *p)
     c->minor = p->minor;
     snprintf(c->text, sizeof c->text, "%.48s, %d SMs, %.1f GiB, CUDA %d.%d", p->name, c->n_sm,
              (double)p->totalGlobalMem / (1 << 30), driver / 1000, driver % 1000 / 10);
+    if (c->deterministic) /* the order of sums is that of this library on this card */
+        snprintf(c->text + strlen(c->text), sizeof c->text - strlen(c->text), ", deterministic, cublasLt %zu",
+                 cublasLtGetVersion());
 }
 
 static int take_memory(struct cuda *c, const char *gpu, struct err *e)
@@ -193,10 +197,6 @@ static int op_open(struct backend **out, const struct backend_opts *o, struct er
     int rc = look(&p, e);
     if (rc)
         return rc;
-    if (o->deterministic)
-        return err_set(e, ENOTSUP,
-                       "engine.deterministic: on GPUs the bits of a row depend on its batch; set backend: "
-                       "cpu, or deterministic: false");
     cudaError_t created = cudaSetDevice(0); /* makes the context: the first call that takes memory */
     if (created == cudaSuccess)
         created = cudaFree(NULL);
@@ -211,6 +211,7 @@ static int op_open(struct backend **out, const struct backend_opts *o, struct er
     c->max_cols = o->max_cols;
     c->max_vocab = o->max_vocab;
     c->prefill.wide_bytes = o->wide_bytes;
+    c->deterministic = o->deterministic;
     describe(c, &p);
     if (o->isa && strcmp(o->isa, "sm_80") == 0)
         c->major = 8;

@@ -98,13 +98,21 @@ struct prefill {
     float *partials; /* PREFILL_PARTIALS on the card */
 };
 
+/* Tiles of deterministic attention (attn_fixed.cu), made on the card. */
+struct fixed {
+    struct prefill_item *item; /* [room] on the card */
+    int32_t room, n;
+    uint64_t number; /* of the step that the list is for, */
+    int32_t group, tile;
+};
+
 struct cuda {
     struct backend_head head;
     cudaStream_t stream;
     int32_t max_rows, max_seqs, max_cols, max_vocab;
     int32_t n_sm, major, minor; /* the last two: of the compute capability */
     bool deterministic;
-    char text[96];
+    char text[128];
     struct gemm *gemm;
     uint8_t *x8; /* [max_rows][max_cols] and [max_rows]: rows of x in 8 bits; NULL before a weight is in fp8 */
     float *x8_scale;
@@ -123,6 +131,7 @@ struct cuda {
     struct reader *reader; /* of model files, while they are read */
     struct sampler *sampler;
     struct moves *moves; /* NULL = none */
+    struct fixed fixed;
 };
 
 static inline struct cuda *cuda_of(struct backend *be)
@@ -195,6 +204,12 @@ void prefill_close(struct cuda *c);
 /* Rows of the sequences that have more than ATTN_DECODE_ROWS of them; others are not touched. Never captured: it may
  * look at a->step on the host. False, with nothing queued, for a shape it does not take. */
 bool attn_prefill(struct cuda *c, const struct attn_args *a, const struct step_dev *at);
+
+/* -- attn_fixed.cu: deterministic mode */
+/* All rows, and the bits of each depend on it alone. Can be captured. False, with nothing queued, for a shape it does
+ * not take. */
+bool attn_fixed(struct cuda *c, const struct attn_args *a, const struct step_dev *at);
+void fixed_close(struct cuda *c);
 
 /* -- linear.cu, weight.cu, rows.cu, rope.cu, sample.cu */
 void cuda_linear(struct backend *be, float *out, const void *x, const struct weight *w, int32_t n_rows);

@@ -5,9 +5,10 @@
  * (buckets grow by a quarter or a half), and stored (tune.cuh). While a graph is recorded nothing can be timed: a shape
  * that is met first then gets the library's first choice, and is timed when it is met again.
  *
- * The library may sum in another order for another number of rows. Where bits may not depend on it
- * (backend_opts.deterministic), one algorithm serves all numbers of rows of a matrix: the first that neither splits K
- * nor reduces in another way.
+ * Algorithms that split K sum in other orders than those that do not, and which is proposed depends on the number of
+ * rows. Where bits may not depend on it (backend_opts.deterministic), a matrix has one order of sums: that of the first
+ * algorithm proposed for FIXED_ROWS rows that neither splits K nor reduces in another way. It serves all numbers of
+ * rows; another one takes its place for a bucket only when it is faster and its products of noise have the same bits.
  *
  * e4m3: rows of x are quantised with a scale each (fp8.cu); the library multiplies by both scales.
  *
@@ -21,7 +22,6 @@ extern "C" {
 #include "engine/base/log.h"
 }
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,6 +32,10 @@ extern "C" {
 #define BATCH    4
 
 #define COMPUTE_BOUND 192 /* rows from which reading W does not matter */
+
+#define FIXED_ROWS 2048 /* whatever else is configured: the order of sums is the matrix's own */
+#define ALIKE_ROWS 128  /* most rows of noise that two algorithms are compared on */
+#define THREADS    256
 
 struct plan {
     struct tune_key key; /* n = 0: empty */
@@ -54,6 +58,8 @@ struct gemm {
 static int32_t bucket_of(int32_t rows)
 {
     int32_t step = 16;
+    if (rows <= 8)
+        return 8;
     while (4 * step < rows)
         step *= 2;
     return (rows + step - 1) / step * step;
@@ -186,11 +192,10 @@ static int fastest(struct cuda *c, struct plan *p, const cublasLtMatmulHeuristic
     return first;
 }
 
-/* A product that adds is timed on other memory. False: there is none. */
-static bool time_all(struct cuda *c, struct plan *p, const struct gemm_args *a)
+/* The fastest of r[n]. A product that adds is timed on other memory. False: there is none. */
+static bool time_all(struct cuda *c, struct plan *p, const struct gemm_args *a, cublasLtMatmulHeuristicResult_t *r,
+                     int n)
 {
-    cublasLtMatmulHeuristicResult_t r[PROPOSED];
-    int n = propose(c->gemm, p, r, PROPOSED);
     void *out = a->out;
     if (p->key.kind & GEMM_ADD && cudaMalloc(&out, (size_t)a->rows * (size_t)a->n * sizeof(float)) != cudaSuccess) {
         cudaGetLastError();
@@ -202,24 +207,128 @@ static bool time_all(struct cuda *c, struct plan *p, const struct gemm_args *a)
     return true;
 }
 
-/* For all numbers of rows: K in one piece, summed in one way. */
-static void fix_algo(struct gemm *g, struct plan *p)
+/* -- one order of sums ------------------------------------------------------------------------------------------- */
+
+/* K in one piece, summed in one way. */
+static bool is_whole(const cublasLtMatmulAlgo_t *algo)
+{
+    int32_t split = 0;
+    uint32_t reduction = 0;
+    size_t got;
+    LT(cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split, sizeof split, &got));
+    LT(cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &reduction, sizeof reduction,
+                                            &got));
+    return split <= 1 && reduction == CUBLASLT_REDUCTION_SCHEME_NONE;
+}
+
+/* The matrix's own; the layouts say `rows` again afterwards. */
+static cublasLtMatmulAlgo_t own_algo(struct gemm *g, struct plan *p, int32_t rows)
 {
     cublasLtMatmulHeuristicResult_t r[PROPOSED];
-    int n = propose(g, p, r, PROPOSED);
-    for (int i = 0; i < n; i++) {
-        uint32_t split = 0, reduction = 0;
-        size_t got;
-        LT(cublasLtMatmulAlgoConfigGetAttribute(&r[i].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split, sizeof split,
-                                                &got));
-        LT(cublasLtMatmulAlgoConfigGetAttribute(&r[i].algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &reduction,
-                                                sizeof reduction, &got));
-        if (split <= 1 && reduction == CUBLASLT_REDUCTION_SCHEME_NONE) {
-            p->algo = r[i].algo;
-            return;
-        }
+    plan_set_rows(p, FIXED_ROWS);
+    int n = propose(g, p, r, PROPOSED), i = 0;
+    while (i < n && !is_whole(&r[i].algo))
+        i++;
+    plan_set_rows(p, rows);
+    if (i == n || !library_takes(g, p, &r[i].algo))
+        cuda_die(__FILE__, __LINE__, "cublasLtMatmulAlgoGetHeuristic",
+                 "no algorithm sums in one order for all numbers of rows");
+    return r[i].algo;
+}
+
+static __device__ inline uint32_t noise_at(size_t i)
+{
+    uint64_t x = (i + 1) * 0x9E3779B97F4A7C15u;
+    x = (x ^ x >> 29) * 0xBF58476D1CE4E5B9u;
+    return (uint32_t)(x >> 32);
+}
+
+/* Both: 256 CTAs, a thread every so many words. Values of either sign and of the magnitudes around 1: two bfloat16, or
+ * four e4m3. */
+static __global__ void __launch_bounds__(THREADS) noise_kernel(uint32_t *x, size_t n, bool fp8)
+{
+    for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (size_t)gridDim.x * THREADS)
+        x[i] = fp8 ? (noise_at(i) & 0x9f9f9f9fu) | 0x20202020u : (noise_at(i) & 0x80ff80ffu) | 0x3f003f00u;
+}
+
+static __global__ void __launch_bounds__(THREADS)
+    differ_kernel(const uint32_t *a, const uint32_t *b, size_t n, int32_t *differ)
+{
+    for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (size_t)gridDim.x * THREADS)
+        if (a[i] != b[i])
+            *differ = 1;
+}
+
+/* What algorithms are compared on: noise, and the product of the matrix's own algorithm with it. */
+struct alike {
+    struct gemm_args args;
+    size_t x_bytes, out_bytes;
+    uint8_t *memory; /* x, out, out of the other one, scales of x, whether they differ */
+    void *out, *other;
+    int32_t *differ;
+};
+
+/* False: no memory. The layouts say the rows of the comparison from here on. */
+static bool alike_begin(struct cuda *c, struct plan *p, const struct gemm_args *a, const cublasLtMatmulAlgo_t *own,
+                        struct alike *k)
+{
+    const bool fp8 = p->key.kind & GEMM_FP8;
+    const int32_t rows = a->rows < ALIKE_ROWS ? a->rows : ALIKE_ROWS;
+    *k = {};
+    k->args = *a;
+    k->args.rows = rows;
+    k->x_bytes = ((size_t)rows * (size_t)a->k * (fp8 ? 1 : 2) + 255) & ~(size_t)255;
+    k->out_bytes = ((size_t)rows * (size_t)a->n * sizeof(float) + 255) & ~(size_t)255;
+    k->memory = (uint8_t *)cuda_alloc(c, k->x_bytes + 2 * k->out_bytes + (ALIKE_ROWS + 1) * sizeof(float));
+    if (!k->memory)
+        return false;
+    k->out = k->memory + k->x_bytes;
+    k->other = k->memory + k->x_bytes + k->out_bytes;
+    float *scale = (float *)(k->memory + k->x_bytes + 2 * k->out_bytes);
+    k->differ = (int32_t *)(scale + ALIKE_ROWS);
+    noise_kernel<<<256, THREADS, 0, c->stream>>>((uint32_t *)k->memory, k->x_bytes / 4, fp8);
+    LAUNCHED();
+    CU(cudaMemsetAsync(scale, 0x3f, ALIKE_ROWS * sizeof *scale, c->stream)); /* 0.75 */
+    k->args.x = k->memory;
+    k->args.x_scale = scale;
+    set_scales(p, &k->args);
+    plan_set_rows(p, rows);
+    LT(multiply(c, p, own, &k->args, k->out));
+    return true;
+}
+
+static bool is_alike(struct cuda *c, struct plan *p, const cublasLtMatmulAlgo_t *algo, struct alike *k)
+{
+    int32_t differ = 0;
+    if (!library_takes(c->gemm, p, algo))
+        return false;
+    CU(cudaMemsetAsync(k->other, 0, k->out_bytes, c->stream));
+    CU(cudaMemsetAsync(k->differ, 0, sizeof *k->differ, c->stream));
+    if (multiply(c, p, algo, &k->args, k->other) != CUBLAS_STATUS_SUCCESS)
+        return false;
+    differ_kernel<<<256, THREADS, 0, c->stream>>>((uint32_t *)k->out, (uint32_t *)k->other, k->out_bytes / 4,
+                                                  k->differ);
+    LAUNCHED();
+    CU(cudaMemcpyAsync(&differ, k->differ, sizeof differ, cudaMemcpyDeviceToHost, c->stream));
+    CU(cudaStreamSynchronize(c->stream));
+    return !differ;
+}
+
+/* Of r[n] leave those whose products have the bits of the matrix's own algorithm; returns how many. */
+static int leave_alike(struct cuda *c, struct plan *p, const struct gemm_args *a, const cublasLtMatmulAlgo_t *own,
+                       cublasLtMatmulHeuristicResult_t *r, int n)
+{
+    struct alike k;
+    int left = 0;
+    if (alike_begin(c, p, a, own, &k)) {
+        for (int i = 0; i < n; i++)
+            if (is_whole(&r[i].algo) && is_alike(c, p, &r[i].algo, &k))
+                r[left++] = r[i];
+        CU(cudaFree(k.memory));
     }
-    cuda_die(__FILE__, __LINE__, "cublasLtMatmulAlgoGetHeuristic", "no deterministic algorithm for the shape");
+    plan_set_rows(p, a->rows);
+    set_scales(p, a);
+    return left;
 }
 
 static bool is_recording(struct cuda *c)
@@ -229,30 +338,66 @@ static bool is_recording(struct cuda *c)
     return status != cudaStreamCaptureStatusNone;
 }
 
+static bool is_worth(const struct gemm_args *a)
+{
+    return (int64_t)a->n * a->k >= WORTH;
+}
+
+/* The matrix's own algorithm, or one that is alike and faster. */
+static void choose_fixed(struct cuda *c, struct plan *p, const struct gemm_args *a)
+{
+    struct gemm *g = c->gemm;
+    cublasLtMatmulHeuristicResult_t r[PROPOSED];
+    struct tune_key key = p->key;
+    const cublasLtMatmulAlgo_t own = own_algo(g, p, a->rows);
+    p->algo = own;
+    p->timed = !is_worth(a);
+    if (p->timed || is_recording(c))
+        return;
+    p->timed = true;
+    key.kind |= GEMM_FIXED;
+    if (tune_get(g->tune, &key, &r[0].algo) && leave_alike(c, p, a, &own, r, 1)) {
+        p->algo = r[0].algo;
+        return;
+    }
+    int n = leave_alike(c, p, a, &own, r, propose(g, p, r, PROPOSED));
+    if (n == 0 || !time_all(c, p, a, r, n))
+        return;
+    tune_put(g->tune, &key, &p->algo);
+    tune_save(g->tune);
+}
+
 static void choose(struct cuda *c, struct plan *p, const struct gemm_args *a)
 {
     struct gemm *g = c->gemm;
-    cublasLtMatmulHeuristicResult_t first;
-    set_scales(p, a);
-    if (c->deterministic) {
-        fix_algo(g, p);
+    cublasLtMatmulHeuristicResult_t r[PROPOSED];
+    if (tune_get(g->tune, &p->key, &p->algo) && library_takes(g, p, &p->algo)) {
         p->timed = true;
-    } else if (tune_get(g->tune, &p->key, &p->algo) && library_takes(g, p, &p->algo)) {
-        p->timed = true;
-    } else if ((int64_t)a->n * a->k >= WORTH && !is_recording(c) && time_all(c, p, a)) {
+    } else if (is_worth(a) && !is_recording(c) && time_all(c, p, a, r, propose(g, p, r, PROPOSED))) {
         p->timed = true;
         tune_put(g->tune, &p->key, &p->algo);
         tune_save(g->tune);
     } else {
-        propose(g, p, &first, 1);
-        p->algo = first.algo;
-        p->timed = (int64_t)a->n * a->k < WORTH;
+        propose(g, p, r, 1);
+        p->algo = r[0].algo;
+        p->timed = !is_worth(a);
     }
+}
+
+/* For the rows of a. */
+static void plan_choose(struct cuda *c, struct plan *p, const struct gemm_args *a)
+{
+    plan_set_rows(p, a->rows);
+    set_scales(p, a);
+    if (c->deterministic)
+        choose_fixed(c, p, a);
+    else
+        choose(c, p, a);
 }
 
 static struct plan *plan_of(struct cuda *c, const struct gemm_args *a)
 {
-    struct tune_key key = {a->n, a->k, c->deterministic ? c->max_rows : bucket_of(a->rows), a->kind};
+    struct tune_key key = {a->n, a->k, bucket_of(a->rows), a->kind};
     uint64_t h = 0;
     const int32_t part[] = {key.n, key.k, key.rows, key.kind};
     for (int i = 0; i < 4; i++)
@@ -262,11 +407,9 @@ static struct plan *plan_of(struct cuda *c, const struct gemm_args *a)
     if (memcmp(&p->key, &key, sizeof key) != 0) {
         plan_free(p);
         plan_make(p, &key);
-        plan_set_rows(p, c->deterministic ? c->max_rows : a->rows);
-        choose(c, p, a);
+        plan_choose(c, p, a);
     } else if (!p->timed && !is_recording(c)) {
-        plan_set_rows(p, a->rows);
-        choose(c, p, a);
+        plan_choose(c, p, a);
     }
     return p;
 }
@@ -277,10 +420,8 @@ void gemm_run(struct cuda *c, const struct gemm_args *a)
     set_scales(p, a);
     if (p->rows != a->rows) {
         plan_set_rows(p, a->rows);
-        if (!library_takes(c->gemm, p, &p->algo)) {
-            assert(!c->deterministic);
-            choose(c, p, a);
-        }
+        if (!library_takes(c->gemm, p, &p->algo))
+            plan_choose(c, p, a);
     }
     LT(multiply(c, p, &p->algo, a, a->out));
 }

@@ -1,7 +1,7 @@
 /* linear - the linear layers of the model: which way a product goes, and what gemm.cu leaves to be done after it.
  *
  * Up to GEMV_ROWS rows go to gemv.cu, which reads W at the speed of the memory; more go to cublasLt (gemm.cu). In
- * deterministic mode all go to the library, with one algorithm a matrix.
+ * deterministic mode all go to the library, with one order of sums a matrix.
  *
  * Gate and up: few rows in one kernel with SwiGLU at its end; many as a product in bfloat16, then SwiGLU over it.
  */

@@ -61,7 +61,12 @@ int32_t gemv_tiles(int32_t n);
 /* -- gemm.cu */
 #define GEMM_WORKSPACE (32u << 20) /* bytes that cublasLt may work in */
 
-enum { GEMM_ADD = 1 /* to what is in out */, GEMM_BF16 = 2 /* out */, GEMM_FP8 = 4 /* w and x, with scales */ };
+enum {
+    GEMM_ADD = 1,   /* to what is in out */
+    GEMM_BF16 = 2,  /* out */
+    GEMM_FP8 = 4,   /* w and x, with scales */
+    GEMM_FIXED = 8, /* in the file of what was timed: in deterministic mode */
+};
 
 struct gemm_args {
     const void *w, *x;

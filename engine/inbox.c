@@ -10,6 +10,7 @@
 #include "engine/base/vec.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -106,15 +107,26 @@ static bool may_enter(struct loop *l, const struct msg_submit *m)
     return false;
 }
 
+/* Whose bits blocks have: the backend's, and where they are promised to be the same again, that of this very device and
+ * its libraries. */
+static void put_numerics(const struct machine *m, char *to, size_t size)
+{
+    const struct backend_ops *op = backend_ops(m->be);
+    bool device = m->config.deterministic && op->probe;
+    snprintf(to, size, "%s%s%s", op->name, device ? " on " : "", device ? op->describe(m->be) : "");
+}
+
 /* Seed of the block keys of a tenant's requests. 0 or -ENOMEM. */
 static int root_of(const struct loop *l, const uint8_t salt[32], struct hash_key *out)
 {
+    char numerics[256];
     struct kvcache_identity who = {
         .model = l->m->fingerprint,
         .block_tokens = l->m->layout.block_tokens,
         .format = l->m->layout.format,
-        .numerics = backend_ops(l->m->be)->name,
+        .numerics = numerics,
     };
+    put_numerics(l->m, numerics, sizeof numerics);
     memcpy(who.secret, l->m->config.secret, sizeof who.secret);
     return kvcache_root(&who, salt, out);
 }

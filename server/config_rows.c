@@ -51,7 +51,7 @@ const struct config_row config_rows[] = {
     {PATH(auth.key_file, NULL, "API keys, one NAME:SHA256 a line (hearthd --hash-key makes them)")},
     {BOOL(auth.salt_per_key, "true", "each key has a prefix cache of its own, so timing tells nothing about others")},
     {ENUM(engine.mode, "exec", "exec|thread", "engine as a process of its own, or (tests) as a thread")},
-    {BOOL(engine.deterministic, "false", "bits of an answer depend on its request alone; CPUs: always, GPUs: refused")},
+    {BOOL(engine.deterministic, "false", "bits of an answer depend on its request alone; CPUs: always, GPUs: slower")},
     {ENUM(backend, "auto", "auto|cpu|cuda", "where to compute; auto takes a GPU when there is one")},
     {INT(cpu.threads, "auto", 1, 1024, "compute threads; auto: processors that affinity and cgroup allow")},
     {ENUM(cpu.isa, "auto", "auto|ref|avx2|avx512", "CPU kernels; auto takes the best that runs here")},

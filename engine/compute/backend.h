@@ -9,7 +9,8 @@
  *
  * Row invariance: on the CPU backends the bits of an output row depend on that row's inputs alone, not on T, on the
  * other rows, on chunking or on the number of threads. Sums run in one fixed order. On `cuda` this holds for every op
- * but linear and attention, which pick an algorithm by the number of rows: it refuses backend_opts.deterministic.
+ * but linear and attention, which pick an algorithm by the number of rows; with backend_opts.deterministic for these,
+ * too, for one kind of card and one version of its libraries (`describe` names them).
  *
  * Calls are queued in order and may return before they are done; `sync` waits for all of them, `step_wait` for a step.
  * CPU backends are done when they return. Up to `depth` steps may be queued at a time: the tokens that a step chooses

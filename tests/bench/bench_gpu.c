@@ -2,7 +2,8 @@
  *
  * usage: bench_gpu ROW ...                E1 E2 E3 E4 E6 H1 H3 K11; E4 is five rows, E4:32x1024 one of them
  *        bench_gpu MODEL [BxCTX ...]      e.g. bench_gpu random:llama-1b 1x1024 32x1024: decode, and prefill of one;
- *                                         fp8:MODEL: with the layers' matrices in 8 bits
+ *                                         fp8:MODEL: with the layers' matrices in 8 bits; fixed:MODEL and
+ *                                         fixed:fp8:MODEL: in deterministic mode
  *
  * Prints one JSON object a line, as it goes. C is the rate of a copy on the card, bytes read and written, taken in the
  * same process. A decode step is whole: B sequences of CTX tokens (their keys and values are noise) get one more each;
@@ -23,20 +24,27 @@
 enum { CHUNK = BENCH_ROWS, STEPS = BENCH_STEPS, PASSES = 9, K11_ROWS = 256, K11_VOCAB = 128256 };
 #define PREFILL_SECONDS 4 /* of one row, at least 3 passes */
 
-/* What stands before the model's name when its layers are kept in 8 bits. */
-static const char fp8[] = "fp8:";
+/* What stands before the model's name in deterministic mode, and when its layers are kept in 8 bits. */
+static const char fixed[] = "fixed:", fp8[] = "fp8:";
+
+/* Behind the word, where s begins with it. */
+static const char *behind(const char *s, const char *word)
+{
+    return strncmp(s, word, strlen(word)) == 0 ? s + strlen(word) : s;
+}
 
 static bool is_fp8(const char *source)
 {
-    return !strncmp(source, fp8, strlen(fp8));
+    return !strncmp(behind(source, fixed), fp8, strlen(fp8));
 }
 
 /* B sequences of CTX tokens and some more; steps of at most `rows` rows, `outs` of them with logits. */
 static struct mini *open_model(const char *source, int32_t b, int32_t ctx, int32_t rows, int32_t outs, double *c,
                                double *loaded)
 {
-    struct mini_opts o = {.source = is_fp8(source) ? source + strlen(fp8) : source,
+    struct mini_opts o = {.source = behind(behind(source, fixed), fp8),
                           .keep = is_fp8(source) ? DT_F8 : 0,
+                          .deterministic = behind(source, fixed) != source,
                           .backend = ops_cuda("bench_gpu"),
                           .format = KV_FORMAT_KV16,
                           .max_rows = rows,

@@ -226,7 +226,7 @@ END_TEST
 /* A product that is worth timing, on a backend opened for it: its result does not depend on what the file holds. */
 static void product_near_truth(struct ops_trio *t)
 {
-    struct ops_variant v = {t->one.ops, NULL, 1, 0};
+    struct ops_variant v = {.ops = t->one.ops, .threads = 1};
     struct ops_trio own = {.rng = t->rng};
     struct layer l = {0};
     struct err e = {0};

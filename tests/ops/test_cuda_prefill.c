@@ -60,8 +60,9 @@ struct rig {
 static void on_all(const char *test, int rounds, void (*check)(struct rig *))
 {
     const struct backend_ops *ops = ops_cuda(test);
-    const struct ops_variant v[N_DEVS] = {
-        {ops, NULL, 1, 64u << 20}, {ops, "sm_80", 1, 64u << 20}, {ops, NULL, 1, TIGHT}};
+    const struct ops_variant v[N_DEVS] = {{.ops = ops, .threads = 1, .wide_bytes = 64u << 20},
+                                          {.ops = ops, .isa = "sm_80", .threads = 1, .wide_bytes = 64u << 20},
+                                          {.ops = ops, .threads = 1, .wide_bytes = TIGHT}};
     if (!ops)
         return;
     struct rig g = {.rng = {unit_seed(test)}};

@@ -13,7 +13,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-static const struct ops_variant ref = {&backend_cpu_ref, "scalar", 1, 0};
+static const struct ops_variant ref = {.ops = &backend_cpu_ref, .isa = "scalar", .threads = 1};
 
 static struct ops_dev open_ref(void)
 {
@@ -44,7 +44,7 @@ START_TEST(test_ref_refuses_an_isa_it_lacks_and_a_type_it_does_not_know)
 {
     struct ops_dev d;
     struct err e = {0};
-    struct ops_variant v = {&backend_cpu_ref, "avx2", 1, 0};
+    struct ops_variant v = {.ops = &backend_cpu_ref, .isa = "avx2", .threads = 1};
     ck_assert_int_eq(ops_open(&d, &v, &e), -ENOTSUP);
     ck_assert_ptr_nonnull(strstr(e.text, "scalar"));
     d = open_ref();

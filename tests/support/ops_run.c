@@ -19,7 +19,8 @@ int ops_open(struct ops_dev *d, const struct ops_variant *v, struct err *e)
                              .max_rows = OPS_MAX_ROWS,
                              .max_cols = OPS_MAX_COLS,
                              .max_vocab = OPS_MAX_VOCAB,
-                             .wide_bytes = v->wide_bytes};
+                             .wide_bytes = v->wide_bytes,
+                             .deterministic = v->deterministic};
     ck_assert_uint_eq(v->ops->abi, BACKEND_ABI);
     int rc = v->ops->open(&d->be, &o, e);
     if (rc == -ENOTSUP)

@@ -18,6 +18,7 @@ struct ops_variant {
     const char *isa;
     int32_t threads;
     uint64_t wide_bytes; /* as in struct backend_opts */
+    bool deterministic;
 };
 
 struct ops_dev {

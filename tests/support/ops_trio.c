@@ -30,7 +30,7 @@ const struct backend_ops *ops_cuda(const char *test)
 
 void ops_run_each(const struct ops_variant *v, size_t n, const char *test, int rounds, void (*check)(struct ops_trio *))
 {
-    const struct ops_variant ref = {&backend_cpu_ref, "scalar", 1, 0};
+    const struct ops_variant ref = {.ops = &backend_cpu_ref, .isa = "scalar", .threads = 1};
     unsigned long long seed = unit_seed(test);
     for (size_t i = 0; i < n; i++) {
         struct ops_variant three = v[i];

@@ -29,10 +29,10 @@ void ops_run_each(const struct ops_variant *v, size_t n, const char *test, int r
 
 #ifndef OPS_CUDA
 static const struct ops_variant ops_backends[] = {
-    {&backend_cpu_ref, "scalar", 1, 0},
+    {.ops = &backend_cpu_ref, .isa = "scalar", .threads = 1},
 #if __has_include("engine/compute/cpu_fast.c")
-    {&backend_cpu_fast, "avx2", 1, 0},
-    {&backend_cpu_fast, "avx512", 1, 0},
+    {.ops = &backend_cpu_fast, .isa = "avx2", .threads = 1},
+    {.ops = &backend_cpu_fast, .isa = "avx512", .threads = 1},
 #endif
 };
 
@@ -43,7 +43,7 @@ static inline void ops_on_each(const char *test, int rounds, void (*check)(struc
 #else
 static inline void ops_on_each(const char *test, int rounds, void (*check)(struct ops_trio *))
 {
-    struct ops_variant v = {ops_cuda(test), NULL, 1, 64u << 20};
+    struct ops_variant v = {.ops = ops_cuda(test), .threads = 1, .wide_bytes = 64u << 20};
     if (v.ops)
         ops_run_each(&v, 1, test, rounds, check);
 }

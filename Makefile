@@ -87,7 +87,7 @@ $(B)/pic/%.o: %.c $(B)/gen/flags.stamp
 # Programs that look inside the backend: linked with its objects.
 $(B)/tests/bench/%: tests/bench/%.cu $(CUDA_OBJ) $(B)/pic/engine/kv/layout.o
 	@mkdir -p $(@D)
-	$(call say,NVCC  )nvcc $(NVFLAGS) -o $@ $^ -lcublasLt -Xlinker -rpath=$(CUDA_HOME)/lib64
+	$(call say,NVCC  )nvcc $(NVFLAGS) -MMD -MP -o $@ $(filter %.cu %.o,$^) -lcublasLt -Xlinker -rpath=$(CUDA_HOME)/lib64
 
 $(B)/gen/nvflags.stamp: STAMP = $(NVFLAGS)
 
@@ -116,11 +116,6 @@ $(B)/gen/registry.c: scripts/registry.sh $(SRC)
 $(B)/tests/unit/test_http_tls: LIBS += -lssl
 $(B)/tests/%: $(B)/tests/%.o $(SUPPORT) $(B)/libhearth.a
 	$(call say,LINK  )$(CC) $(SANFLAGS) -pie -o $@ $(filter %.o %.a,$^) $(LIBS) $(shell pkg-config --libs check)
-
-# A bench of what is inside the CUDA library is linked with its objects.
-$(B)/tests/bench/%: tests/bench/%.cu $(CUDA_OBJ)
-	@mkdir -p $(@D)
-	$(call say,NVCC  )nvcc $(NVFLAGS) -MMD -MP -o $@ $< $(CUDA_OBJ) -lcublasLt
 
 # It stands in front of the sanitizers' malloc, and is called before they are up.
 $(B)/tests/support/failing_malloc.o: private SANFLAGS :=

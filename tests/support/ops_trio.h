@@ -23,7 +23,8 @@ struct ops_trio {
 /* The CUDA backend of this build; NULL and a line SKIP for `test` where it can't work. */
 const struct backend_ops *ops_cuda(const char *test);
 
-/* Call check `rounds` times on each of n variants, with round 0, 1, ...; every variant sees the same cases. */
+/* Call check `rounds` times (with HEARTH_SMALL set a third of them) on each of n variants, with round 0, 1, ...; every
+ * variant sees the same cases. */
 void ops_run_each(const struct ops_variant *v, size_t n, const char *test, int rounds,
                   void (*check)(struct ops_trio *));
 

@@ -206,7 +206,7 @@ gpu-serve: all $(GPU_BENCHES) ##6 a server on the GPU over HTTP: saturated, and 
 gpu-peers: all $(GPU_BENCHES) ##6 decode and prefill beside compiled PyTorch, which must be there, JSON rows (BENCH_ARGS=...)
 	@B=$(B) bash scripts/gpu_run.sh peers $(BENCH_ARGS)
 
-gpu-long: all $(GPU_BENCHES) ##6 prompts of up to a million tokens, JSON rows (PART="equal 1b 8b")
+gpu-long: all $(GPU_BENCHES) $(filter %/test_cuda_long,$(GPU_TESTS)) ##6 up to a million tokens, JSON rows (PART="rows equal 8b 1b")
 	@B=$(B) bash scripts/gpu_run.sh long $(PART)
 
 gpu-bundle: all $(GPU_TESTS) $(GPU_BENCHES) ##6 pack programs, libraries and scripts for a GPU host: build/gpu-bundle.tar.gz

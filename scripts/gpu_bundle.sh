@@ -23,6 +23,7 @@ install -D -t "$dir/scripts" scripts/gpu_test.sh scripts/gpu_run.sh
 install -D -t "$dir/tests/bench" tests/bench/bench_gpu_*.py tests/bench/peer_*.py
 install -D -t "$dir/tests/support" tests/support/run.py
 install -D -t "$dir/tests" tests/skips.txt
+install -D -t "$dir/tests/api" tests/api/conftest.py tests/api/test_sdk.py tests/api/test_cuda.py
 tar -C "$dir" -czf "$out" .
 size=$(stat -c %s "$out")
 echo "$out: $size bytes"

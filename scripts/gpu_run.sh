@@ -4,7 +4,8 @@
 # usage: gpu_run.sh bench [ROW ...]   steps, prefill, sampler, linear layers, attention (E1 E2 E3 E4 E6 K11 K8 K4 K1 K2 K3)
 #        gpu_run.sh serve [ARG ...]   a server over HTTP: arguments of tests/bench/bench_gpu_serve.py
 #        gpu_run.sh peers [ARG ...]   beside PyTorch: arguments of tests/bench/peer_llama.py
-#        gpu_run.sh long [PART ...]   a million tokens: parts of tests/bench/bench_long.c
+#        gpu_run.sh long [PART ...]   a million tokens: rows (of attention over them, checked in double: test_cuda_long), and
+#                                     the parts of tests/bench/bench_long.c: equal, 8b, 1b; without any: all
 set -eu
 cd "$(dirname "$0")/.."
 b=${B:-build}
@@ -28,7 +29,18 @@ bench)
     ;;
 serve) exec python3 tests/bench/bench_gpu_serve.py --hearthd "$b/hearthd" --bench "$bench" "$@" ;;
 peers) exec python3 tests/bench/peer_llama.py --bench "$bench" "$@" ;;
-long) exec "$bench/bench_long" "$@" ;;
+long)
+    failed=0
+    for part in "${@:-rows equal 8b 1b}"; do
+        for one in $part; do
+            case $one in
+            rows) "$b/tests/ops/test_cuda_long" || failed=1 ;;
+            *) "$bench/bench_long" "$one" || failed=1 ;;
+            esac
+        done
+    done
+    exit $failed
+    ;;
 *)
     echo "gpu_run.sh: $what: must be bench, serve, peers or long" >&2
     exit 2

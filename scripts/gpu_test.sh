@@ -42,7 +42,8 @@ sanitize_all() {
     fi
     export -f sanitize
     export logs
-    printf '%s\n' "${programs[@]}" | xargs -P "$jobs" -I{} bash -c "sanitize $1 {}" | tee "$logs/$1.all"
+    # A million keys are no small shape; their kernels are those of test_cuda_prefill and test_cuda_attention.
+    printf '%s\n' "${programs[@]}" | grep -v test_cuda_long | xargs -P "$jobs" -I{} bash -c "sanitize $1 {}" | tee "$logs/$1.all"
     ! grep -q ^FAILED "$logs/$1.all"
 }
 

@@ -22,7 +22,7 @@
 
 #define BOUNDARY_MAGIC   0x6874726165483031u /* "10Hearth" */
 #define BOUNDARY_VERSION 1
-#define MSG_VERSION      1
+#define MSG_VERSION      2
 
 /* Counters the engine writes and the front reads at any time; each is one atomic, the set is no snapshot. */
 struct boundary_status {
@@ -155,7 +155,7 @@ struct msg_choice_done {
 
 struct msg_done {
     struct msg_head head;
-    uint32_t total, cached, cached_in[3], pad;
+    uint32_t total, cached, cached_in[3], missed[ENGINE_MISSES], divergent, pad;
     uint64_t queue_us, load_us, prefill_us, decode_us;
 };
 

@@ -171,6 +171,18 @@ enum engine_event_type {
     ENGINE_SAYS  /* answer to engine_ask; id: the question */
 };
 
+/* Why prompt tokens had to be computed. */
+enum engine_miss {
+    ENGINE_MISS_NEW,        /* nothing has been computed that begins so */
+    ENGINE_MISS_EVICTED,    /* they were cached, and had to make room */
+    ENGINE_MISS_FORMAT,     /* they lie on a drive under another KV format */
+    ENGINE_MISS_BAD,        /* their bytes were not what had been written */
+    ENGINE_MISS_NOT_LOADED, /* they lay below the pool: computing was to be sooner, or loading came late or failed */
+    ENGINE_MISS_PARTIAL,    /* behind the last whole block that is looked up */
+    ENGINE_MISS_OFF,        /* the cache was not to be used */
+    ENGINE_MISSES
+};
+
 enum engine_finish { ENGINE_FINISH_STOP = 1, ENGINE_FINISH_LENGTH, ENGINE_FINISH_CANCELLED };
 
 /* Why a request failed (ENGINE_FAILED). */
@@ -201,6 +213,8 @@ struct engine_event {
     struct engine_logprob *logprobs; /* TOKENS of a request with logprobs: [n], valid until the next poll; else NULL */
     uint32_t done, total, cached;    /* PROGRESS, DONE: prompt tokens computed, in all, found in the cache */
     uint32_t cached_in[3];           /* DONE: the last by where they lay: HBM (the pool), DRAM, NVMe */
+    uint32_t missed[ENGINE_MISSES];  /* DONE: the others by why */
+    uint32_t divergent;              /* DONE: the first that no prompt before had in its place; UINT32_MAX: none */
     enum engine_finish finish;       /* CHOICE_DONE */
     int32_t stop_id;                 /* CHOICE_DONE by a stop id: the id (it is not among the tokens); else -1 */
     enum engine_failure failure;     /* FAILED */

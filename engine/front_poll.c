@@ -107,12 +107,18 @@ static int accept_done(struct engine *g, struct live *r, size_t n, struct engine
         return -EBADMSG;
     memcpy(&m, g->msg, sizeof m);
     uint64_t in_tiers = (uint64_t)m.cached_in[0] + m.cached_in[1] + m.cached_in[2];
-    if (m.total != r->msg.n_prompt || m.cached > m.total || in_tiers != m.cached || r->n_over != r->msg.n)
+    uint64_t missed = 0;
+    for (int i = 0; i < ENGINE_MISSES; i++)
+        missed += m.missed[i];
+    if (m.total != r->msg.n_prompt || m.cached > m.total || in_tiers != m.cached || missed > m.total - m.cached ||
+        (m.divergent >= m.total && m.divergent != UINT32_MAX) || r->n_over != r->msg.n)
         return -EBADMSG;
     ev->type = ENGINE_DONE;
     ev->done = ev->total = m.total;
     ev->cached = m.cached;
     memcpy(ev->cached_in, m.cached_in, sizeof ev->cached_in);
+    memcpy(ev->missed, m.missed, sizeof ev->missed);
+    ev->divergent = m.divergent;
     ev->queue_us = m.queue_us;
     ev->load_us = m.load_us;
     ev->prefill_us = m.prefill_us;

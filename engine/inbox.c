@@ -117,18 +117,33 @@ static void put_numerics(const struct machine *m, char *to, size_t size)
 }
 
 /* Seed of the block keys of a tenant's requests. 0 or -ENOMEM. */
-static int root_of(const struct loop *l, const uint8_t salt[32], struct hash_key *out)
+static int root_under(const struct loop *l, uint32_t format, const uint8_t salt[32], struct hash_key *out)
 {
     char numerics[256];
     struct kvcache_identity who = {
-        .model = l->m->fingerprint,
+        .model = l->m->fingerprints[format],
         .block_tokens = l->m->layout.block_tokens,
-        .format = l->m->layout.format,
+        .format = format,
         .numerics = numerics,
     };
     put_numerics(l->m, numerics, sizeof numerics);
     memcpy(who.secret, l->m->config.secret, sizeof who.secret);
     return kvcache_root(&who, salt, out);
+}
+
+static int root_of(const struct loop *l, const uint8_t salt[32], struct hash_key *out)
+{
+    return root_under(l, l->m->layout.format, salt, out);
+}
+
+/* The same under the other formats, when a drive has something of them. */
+static int other_roots(const struct loop *l, const uint8_t salt[32], struct request *r)
+{
+    int ret = 0;
+    for (uint32_t f = KV_FORMAT_KV32; l->kv.foreign && !ret && f < KV_FORMATS; f++)
+        if (f != l->m->layout.format)
+            ret = root_under(l, f, salt, &r->other_roots[r->n_other_roots++]);
+    return ret;
 }
 
 static struct request *make_request(struct loop *l, const struct msg_submit *m, const struct submit_view *v)
@@ -153,7 +168,8 @@ static struct request *make_request(struct loop *l, const struct msg_submit *m, 
     r->arrived_ns = sys.now_ns();
     r->stop_ids = malloc((m->n_stop + 1) * sizeof *r->stop_ids);
     r->bias = malloc((m->n_bias + 1) * sizeof *r->bias);
-    if (!r->stop_ids || !r->bias || root_of(l, m->salt, &r->root) != 0) {
+    r->divergent = UINT32_MAX;
+    if (!r->stop_ids || !r->bias || root_of(l, m->salt, &r->root) != 0 || other_roots(l, m->salt, r) != 0) {
         request_close(r);
         return NULL;
     }

@@ -12,7 +12,7 @@ int kvcache_open(struct kvcache *c, uint32_t n_blocks, uint32_t block_tokens, bo
 {
     *c = (struct kvcache){.block_tokens = block_tokens, .enabled = enabled};
     if (pool_open(&c->pool, n_blocks) != 0 || prefix_open(&c->prefix, n_blocks, block_tokens) != 0 ||
-        kvcache_joins_open(&c->joins, n_blocks) != 0) {
+        kvcache_joins_open(&c->joins, n_blocks) != 0 || (enabled && recall_open(&c->recall, block_tokens) != 0)) {
         kvcache_close(c);
         return -ENOMEM;
     }
@@ -24,6 +24,8 @@ void kvcache_close(struct kvcache *c)
     kvcache_prefetching(c, true);
     kvcache_detach(c);
     kvcache_joins_close(c->joins);
+    recall_close(c->recall);
+    foreign_close(c->foreign);
     pool_close(c->pool);
     prefix_close(c->prefix);
     memset(c, 0, sizeof *c);
@@ -193,6 +195,7 @@ void kvcache_publish(struct kvcache *c, struct seq *s)
         int32_t first = prefix_find(c->prefix, &who);
         if (first < 0) {
             prefix_add(c->prefix, b->id, &who);
+            recall_note(c->recall, s->n_published ? &s->keys[s->n_published - 1] : who.root, &who.key, who.ids);
             pool_set_cached(c->pool, b->id, true, c->queued);
             kvcache_store(c, s, s->n_published);
         } else if (first != b->id) { /* somebody computed the same content before: use theirs */
@@ -220,6 +223,7 @@ void kvcache_fork(struct kvcache *c, const struct seq *parent, struct seq *child
 void kvcache_release(struct kvcache *c, struct seq *s)
 {
     kvcache_withdraw(c, s);
+    kvcache_give_up_loading(c, s);
     while (s->table.n > 0)
         kvcache_give(c, s->table.blocks[--s->table.n].id);
     s->n_published = 0;

@@ -8,8 +8,10 @@
 #ifndef HEARTH_ENGINE_KVCACHE_H
 #define HEARTH_ENGINE_KVCACHE_H
 
+#include "engine/kv/foreign.h"
 #include "engine/kv/pool.h"
 #include "engine/kv/prefix.h"
+#include "engine/kv/recall.h"
 #include "engine/kv/tiers.h"
 #include "engine/seq.h"
 
@@ -24,6 +26,8 @@ struct kvcache {
     uint64_t cached_tokens[TIER_COUNT]; /* prompt tokens that were not computed, by where their KV lay */
 
     struct kvcache_joins *joins; /* what is being computed: who comes later waits for it */
+    struct recall *recall;       /* what was cached lately (NULL: not enabled), and .. */
+    struct foreign *foreign; /* .. what lies on drives under other formats; or NULL: to say why something is missing */
 
     /* below the pool; NULL = nothing (kvcache_lower.c) */
     struct tiers *tiers;

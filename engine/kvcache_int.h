@@ -35,6 +35,21 @@ enum kvcache_join kvcache_join(const struct kvcache *c, int32_t block);
 /* No sequence holds the block any more. */
 void kvcache_unheld(struct kvcache *c, int32_t block);
 
+/* -- kvcache_lower.c */
+/* What full block i of s is. */
+struct kv_ident kvcache_content(struct seq *s, uint32_t i);
+/* s waits no longer for what it is loading. */
+void kvcache_give_up_loading(struct kvcache *c, struct seq *s);
+
+/* -- kvcache_usage.c: what a request is told about its prompt. The first time it is admitted is what counts. */
+/* Tokens found in a tier. */
+void kvcache_count_hits(struct kvcache *c, struct seq *s, enum tier_id tier, uint32_t tokens);
+/* Block i has to be computed: it is not to be found; it was found, but not loaded; or its bytes were wrong. */
+void kvcache_count_absent(struct kvcache *c, struct seq *s, uint32_t i);
+void kvcache_count_miss(struct seq *s, uint32_t i, enum engine_miss why);
+/* What lies behind block n_full - 1 (nothing is looked up at all: n_full 0, off). */
+void kvcache_count_rest(struct kvcache *c, struct seq *s, uint32_t n_full, bool off);
+
 /* Block i of s has just been published: copy it down. */
 void kvcache_store(struct kvcache *c, struct seq *s, uint32_t i);
 void kvcache_detach(struct kvcache *c);

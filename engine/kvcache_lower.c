@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum outcome { OUTCOME_NONE, OUTCOME_LOADED, OUTCOME_FAILED };
+enum outcome { OUTCOME_NONE, OUTCOME_LOADED, OUTCOME_FAILED, OUTCOME_BAD };
 
 int kvcache_attach(struct kvcache *c, struct tiers *t, struct returns *returns)
 {
@@ -37,7 +37,7 @@ static bool is_on(const struct kvcache *c)
     return c->tiers && c->enabled;
 }
 
-static struct kv_ident content(struct seq *s, uint32_t i)
+struct kv_ident kvcache_content(struct seq *s, uint32_t i)
 {
     return (struct kv_ident){
         .key = *kvcache_key(s, i),
@@ -74,7 +74,7 @@ void kvcache_store(struct kvcache *c, struct seq *s, uint32_t i)
 {
     if (!is_on(c))
         return;
-    struct kv_ident who = content(s, i);
+    struct kv_ident who = kvcache_content(s, i);
     struct tiers_worth w = worth(c, s, i);
     int32_t block = s->table.blocks[i].id;
     if (tiers_store(c->tiers, &who, block, &w) == 1)
@@ -105,7 +105,7 @@ static void share_block(struct kvcache *c, struct seq *s, uint32_t i, int32_t sh
 static bool load_block(struct kvcache *c, struct seq *s, uint32_t i, double compute_ns)
 {
     struct table_block *b = &s->table.blocks[i];
-    struct kv_ident who = content(s, i);
+    struct kv_ident who = kvcache_content(s, i);
     uint32_t where = tiers_where(c->tiers, &who);
     int32_t shared = where ? tiers_loading(c->tiers, &who) : -1;
     if (shared >= 0) {
@@ -121,19 +121,6 @@ static bool load_block(struct kvcache *c, struct seq *s, uint32_t i, double comp
     return true;
 }
 
-/* The first time a request is admitted it is counted what it need not compute. */
-static void count_hits(struct kvcache *c, struct seq *s, enum tier_id tier, uint32_t tokens)
-{
-    uint32_t left = s->n_prompt - s->req->cached;
-    if (!s->counts || tokens == 0)
-        return;
-    if (tokens > left) /* what an engine before this one had generated is no prompt */
-        tokens = left;
-    s->req->cached += tokens;
-    s->req->cached_in[tier] += tokens;
-    c->cached_tokens[tier] += tokens;
-}
-
 /* Where the KV of full block i comes from that the pool does not have; compute_ns: of all absent blocks up to it. */
 static void find_block(struct kvcache *c, struct seq *s, uint32_t i, double compute_ns)
 {
@@ -142,8 +129,11 @@ static void find_block(struct kvcache *c, struct seq *s, uint32_t i, double comp
         share_block(c, s, i, coming);
     else if (c->tiers && !s->req->no_cache && load_block(c, s, i, compute_ns))
         return;
-    else if (coming < 0 && !s->req->prefetch)
-        kvcache_announce(c, s, i);
+    else {
+        kvcache_count_absent(c, s, i);
+        if (coming < 0 && !s->req->prefetch)
+            kvcache_announce(c, s, i);
+    }
 }
 
 void kvcache_load(struct kvcache *c, struct seq *s)
@@ -151,7 +141,8 @@ void kvcache_load(struct kvcache *c, struct seq *s)
     uint32_t hits = s->n_published, n_full = (s->n_known - 1) / c->block_tokens;
     s->counts = !s->req->counted;
     s->req->counted = true;
-    count_hits(c, s, TIER_HBM, hits * c->block_tokens);
+    kvcache_count_hits(c, s, TIER_HBM, hits * c->block_tokens);
+    kvcache_count_rest(c, s, n_full, !c->enabled || s->req->no_cache);
     if (!c->enabled || n_full == 0)
         return;
     s->load_from_ns = sys.now_ns();
@@ -165,7 +156,7 @@ void kvcache_load(struct kvcache *c, struct seq *s)
         find_block(c, s, i, compute_ns);
     }
     for (uint32_t i = c->tiers ? n_full : 0; i-- > 0;) { /* the last first: a chain is given up from its end */
-        struct kv_ident who = content(s, i);
+        struct kv_ident who = kvcache_content(s, i);
         struct tiers_worth w = worth(c, s, i);
         tiers_use(c->tiers, &who, &w);
     }
@@ -199,6 +190,28 @@ static enum outcome outcome_of(const struct kvcache *c, int32_t block, enum tier
     return join == JOIN_COMING || (c->moving && c->moving[block] > 0) ? OUTCOME_NONE : OUTCOME_FAILED;
 }
 
+/* Block i of s was waited for in vain. */
+static void count_failed(struct kvcache *c, struct seq *s, uint32_t i, enum outcome how)
+{
+    bool load = c->outcome && c->outcome[s->table.blocks[i].id] != OUTCOME_NONE;
+    if (how == OUTCOME_BAD)
+        recall_bad(c->recall, kvcache_key(s, i));
+    if (how == OUTCOME_BAD || load)
+        kvcache_count_miss(s, i, how == OUTCOME_BAD ? ENGINE_MISS_BAD : ENGINE_MISS_NOT_LOADED);
+    else
+        kvcache_count_absent(c, s, i);
+}
+
+void kvcache_give_up_loading(struct kvcache *c, struct seq *s)
+{
+    for (uint32_t i = 0; s->n_loading > 0 && i < s->table.n; i++) {
+        if (s->table.blocks[i].state != TABLE_LOADING)
+            continue;
+        kvcache_count_miss(s, i, ENGINE_MISS_NOT_LOADED);
+        s->n_loading--;
+    }
+}
+
 int kvcache_settle(struct kvcache *c, struct seq *s)
 {
     int ret = 0;
@@ -210,8 +223,10 @@ int kvcache_settle(struct kvcache *c, struct seq *s)
             continue;
         bool ok = how == OUTCOME_LOADED;
         if (ok)
-            count_hits(c, s, from, c->block_tokens);
-        else if (own_block(c, b) != 0)
+            kvcache_count_hits(c, s, from, c->block_tokens);
+        else
+            count_failed(c, s, i, how);
+        if (!ok && own_block(c, b) != 0)
             ret = -ENOMEM;
         table_loaded(&s->table, i, ok);
         s->n_loading--;
@@ -220,6 +235,11 @@ int kvcache_settle(struct kvcache *c, struct seq *s)
         s->req->load_ns = sys.now_ns() - s->load_from_ns;
     kvcache_publish(c, s);
     return ret;
+}
+
+static enum outcome outcome_as_told(const struct tiers_outcome *o)
+{
+    return o->ok ? OUTCOME_LOADED : o->bad ? OUTCOME_BAD : OUTCOME_FAILED;
 }
 
 bool kvcache_move(struct kvcache *c)
@@ -231,7 +251,7 @@ bool kvcache_move(struct kvcache *c)
     const struct tiers_outcome *done = tiers_done(c->tiers, &n);
     for (uint32_t i = 0; i < n; i++)
         if (done[i].load)
-            c->outcome[done[i].block] = (uint8_t)((done[i].ok ? OUTCOME_LOADED : OUTCOME_FAILED) | done[i].from << 2);
+            c->outcome[done[i].block] = (uint8_t)(outcome_as_told(&done[i]) | done[i].from << 2);
     return any;
 }
 
@@ -275,7 +295,7 @@ bool kvcache_fetch(struct kvcache *c, struct seq *s)
     if (s->fetch_from == 0)
         s->fetch_from = pool_run(c, s, n_full);
     for (; s->fetch_from < n_full; s->fetch_from++) {
-        struct kv_ident who = content(s, s->fetch_from);
+        struct kv_ident who = kvcache_content(s, s->fetch_from);
         struct kvcache_fetch *f = c->n_fetches < KVCACHE_FETCHES ? free_fetch(c) : NULL;
         int64_t ticket = f ? tiers_fetch(c->tiers, &who) : -EAGAIN;
         if (ticket == -EAGAIN)

@@ -173,21 +173,6 @@ static int32_t max_cols(const struct model_shape *s)
     return heads > n ? heads : n;
 }
 
-/* What decides the numbers: the model, and how its weights are kept. */
-static int take_fingerprint(struct machine *m, struct err *e)
-{
-    int ret = loader_ops(m->loader)->fingerprint(m->loader, &m->fingerprint, e);
-    if (ret || !m->config.fp8_weights)
-        return ret;
-    struct hash_state *h = hash_open();
-    if (!h)
-        return err_set(e, ENOMEM, "no memory for the model's fingerprint");
-    hash_field(h, 1, "weights fp8 1", 13);
-    hash_field(h, 2, &m->fingerprint, sizeof m->fingerprint);
-    hash_finish(h, &m->fingerprint);
-    return 0;
-}
-
 /* scales[n] of the file beside the model, or 1 and a warning. */
 static int find_scales(const struct machine *m, float *scales, size_t n, struct err *e)
 {
@@ -201,28 +186,53 @@ static int find_scales(const struct machine *m, float *scales, size_t n, struct 
         return ret;
     for (size_t i = 0; i < n; i++)
         scales[i] = 1;
-    log_warn("kv scales", "model=%s scale=1 next=\"kv8 is less exact without; hearthd --calibrate makes them\"", model);
+    if (l->format == KV_FORMAT_KV8)
+        log_warn("kv scales", "model=%s scale=1 next=\"kv8 is less exact without; hearthd --calibrate makes them\"",
+                 model);
     return 0;
 }
 
-/* Scales of kv8 to the backend and its views. They decide what blocks mean, so they are part of the fingerprint. */
-static int load_scales(struct machine *m, struct err *e)
+/* The fingerprint with something more that decides the numbers. */
+static int add_to_fingerprint(const struct hash_key *fingerprint, const void *bytes, size_t n, struct hash_key *out,
+                              struct err *e)
 {
-    const struct kv_layout *l = &m->layout;
-    const size_t n = 2 * (size_t)l->n_layers * l->n_kv_heads, bytes = n * sizeof(float);
-    float *host = malloc(bytes);
     struct hash_state *h = hash_open();
-    m->scales = backend_ops(m->be)->alloc(m->be, bytes);
-    int ret = host && h && m->scales ? find_scales(m, host, n, e) : err_set(e, ENOMEM, "KV scales: out of memory");
+    if (!h)
+        return err_set(e, ENOMEM, "no memory for the model's fingerprint");
+    hash_field(h, 1, fingerprint, sizeof *fingerprint);
+    hash_field(h, 2, bytes, n);
+    hash_finish(h, out);
+    return 0;
+}
+
+static void put_scales(struct machine *m, const float *host, size_t bytes)
+{
+    backend_ops(m->be)->upload(m->be, m->scales, host, bytes);
+    for (uint32_t i = 0; i < m->layout.n_layers; i++)
+        m->views[i].scale = m->scales + 2 * (size_t)i * m->layout.n_kv_heads;
+}
+
+/* What decides the numbers: the model, how its weights are kept and, for kv8, its scales, which go to the backend and
+ * its views. Scales that can't be read stop kv8 only. */
+static int take_fingerprints(struct machine *m, struct err *e)
+{
+    const size_t n = 2 * (size_t)m->layout.n_layers * m->layout.n_kv_heads, bytes = n * sizeof(float);
+    bool kv8 = m->layout.format == KV_FORMAT_KV8;
+    struct hash_key *by_format = m->fingerprints, base;
+    float *host = malloc(bytes);
+    m->scales = kv8 ? backend_ops(m->be)->alloc(m->be, bytes) : NULL;
+    int ret = host && (m->scales || !kv8) ? 0 : err_set(e, ENOMEM, "KV scales: out of memory");
+    if (ret || (ret = loader_ops(m->loader)->fingerprint(m->loader, &base, e)) ||
+        (m->config.fp8_weights && (ret = add_to_fingerprint(&base, "weights fp8 1", 13, &base, e))))
+        goto out;
+    by_format[KV_FORMAT_KV32] = by_format[KV_FORMAT_KV16] = by_format[KV_FORMAT_KV8] = base;
+    ret = find_scales(m, host, n, e);
+    if (!ret && kv8)
+        put_scales(m, host, bytes);
     if (!ret)
-        backend_ops(m->be)->upload(m->be, m->scales, host, bytes);
-    for (uint32_t i = 0; !ret && i < l->n_layers; i++)
-        m->views[i].scale = m->scales + 2 * (size_t)i * l->n_kv_heads;
-    if (h) {
-        hash_field(h, 1, m->fingerprint.b, sizeof m->fingerprint.b);
-        hash_field(h, 2, host, host ? bytes : 0);
-        hash_finish(h, &m->fingerprint);
-    }
+        ret = add_to_fingerprint(&base, host, bytes, &by_format[KV_FORMAT_KV8], e);
+    ret = kv8 ? ret : 0;
+out:
     free(host);
     return ret;
 }
@@ -263,7 +273,7 @@ int machine_open(struct machine *m, const struct engine_config *c,
         m->views[i] = kv_layout_view(&m->layout, m->pool, i);
     if ((ret = arch->open(&m->model, m->be, m->loader, (int32_t)m->config.max_rows, (int32_t)m->config.max_seqs,
                           progress, ctx, e)) ||
-        (ret = take_fingerprint(m, e)) || (m->layout.format == KV_FORMAT_KV8 && (ret = load_scales(m, e))))
+        (ret = take_fingerprints(m, e)))
         goto fail;
     snprintf(m->device, sizeof m->device, "%s", ops->describe(m->be));
     log_info("engine load", "model=%s arch=%s backend=%s device=\"%s\" ctx=%u blocks=%u block_tokens=%u kv_bytes=%llu",

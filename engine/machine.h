@@ -17,10 +17,10 @@ struct machine {
     struct backend *be;
     struct model *model;
     struct kv_layout layout;
-    void *pool;            /* n_blocks blocks in backend memory */
-    struct kv_view *views; /* [n_layers] */
-    float *scales;         /* kv8: [n_layers][n_kv_heads][K, V] in backend memory */
-    struct hash_key fingerprint;
+    void *pool;                               /* n_blocks blocks in backend memory */
+    struct kv_view *views;                    /* [n_layers] */
+    float *scales;                            /* kv8: [n_layers][n_kv_heads][K, V] in backend memory */
+    struct hash_key fingerprints[KV_FORMATS]; /* of what decides the numbers, by KV format */
     int32_t vocab;
     struct loader *loader;
     double memory_share; /* of the memory available that may be taken */

@@ -90,11 +90,13 @@ static bool send_done(struct loop *l, const struct request *r)
     struct msg_done m = {.head = head_of(l, MSG_DONE, sizeof m, r->id, 0),
                          .total = r->n_prompt,
                          .cached = r->cached,
+                         .divergent = r->divergent,
                          .queue_us = us_between(r->arrived_ns, r->admitted_ns),
                          .load_us = r->load_ns / 1000,
                          .prefill_us = us_between(r->admitted_ns, r->first_ns),
                          .decode_us = us_between(r->first_ns, r->last_ns)};
     memcpy(m.cached_in, r->cached_in, sizeof m.cached_in);
+    memcpy(m.missed, r->missed, sizeof m.missed);
     return push(l, &m, sizeof m);
 }
 

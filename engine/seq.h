@@ -17,6 +17,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define REQUEST_OTHER_ROOTS 2
+
 struct request {        /* what the choices share */
     uint64_t id, order; /* order of arrival, for the queue */
     uint32_t n, n_over; /* choices in all; choices whose CHOICE_DONE has been sent */
@@ -31,10 +33,14 @@ struct request {        /* what the choices share */
     struct sample_bias *bias;
     int32_t *stop_ids;
     uint32_t n_bias, n_stop;
-    struct hash_key root; /* seed of its block keys */
+    struct hash_key root;                             /* seed of its block keys */
+    struct hash_key other_roots[REQUEST_OTHER_ROOTS]; /* what it would be under other KV formats, if such are known */
+    uint32_t n_other_roots;
     /* prompt tokens that were not computed at the first admission: in all, and by where their KV lay (enum tier_id) */
     uint32_t cached, cached_in[TIER_COUNT];
-    uint64_t load_ns; /* until the last of them was there */
+    uint32_t missed[ENGINE_MISSES]; /* and why the others were */
+    uint32_t divergent;             /* first that was never seen; UINT32_MAX: none */
+    uint64_t load_ns;               /* until the last of them was there */
     bool admitted, failed;
     bool counted; /* cached is about an admission that was */
     uint64_t arrived_ns, admitted_ns, first_ns, last_ns;

@@ -30,7 +30,7 @@ static struct nvme_shape shape_of(const struct kv_layout *l)
     return s;
 }
 
-static int open_nvme(struct tier **out, struct machine *m, int bell, struct err *e)
+static int open_nvme(struct tier **out, struct foreign **foreign, struct machine *m, int bell, struct err *e)
 {
     struct engine_config *f = &m->config;
     struct tier_nvme_opts o = {.dirs = f->nvme_dirs,
@@ -41,9 +41,10 @@ static int open_nvme(struct tier **out, struct machine *m, int bell, struct err 
                                        .bell = bell}};
     memcpy(o.secret, f->secret, sizeof o.secret);
     int ret = tier_nvme_open(out, &o, e);
-    if (ret == 0)
-        memcpy(f->secret, o.secret, sizeof f->secret);
-    return ret;
+    if (ret)
+        return ret;
+    memcpy(f->secret, o.secret, sizeof f->secret);
+    return foreign_open(foreign, o.dirs, &o.shape) ? err_set(e, ENOMEM, "KV tiers: out of memory") : 0;
 }
 
 static int open_gpu(struct tier **out, struct machine *m, struct err *e)
@@ -71,7 +72,7 @@ int tiering_open(struct kvcache *c, struct machine *m, int bell, struct err *e)
     if (f->nvme_dirs[0] && !f->dram_bytes)
         o.dram_bytes = LEAST_DRAM > 64 * tier_slot_bytes(o.block_bytes) ? LEAST_DRAM
                                                                         : 64 * tier_slot_bytes(o.block_bytes);
-    int ret = f->nvme_dirs[0] ? open_nvme(&o.nvme, m, bell, e) : 0;
+    int ret = f->nvme_dirs[0] ? open_nvme(&o.nvme, &c->foreign, m, bell, e) : 0;
     if (ret || (ret = open_gpu(&o.gpu, m, e)))
         goto fail;
     if ((ret = returns_open(&returns, &(struct returns_opts){.block_tokens = o.block_tokens})) != 0) {

@@ -42,8 +42,9 @@ struct gen_part { /* one prompt */
     const char *echo; /* text to put before the answer, or NULL */
     size_t n_echo;
     uint64_t engine_id;
-    bool live;                               /* the engine has it */
-    uint32_t cached, cached_in[3], progress; /* cached_in: engine_event */
+    bool live; /* the engine has it */
+    uint32_t cached, progress;
+    uint32_t cached_in[3], missed[ENGINE_MISSES], divergent; /* as in engine_event */
     uint64_t queue_us, load_us, prefill_us, decode_us;
 };
 

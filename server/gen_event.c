@@ -328,6 +328,8 @@ static void note_done(struct gen *g, struct gen_part *part, const struct engine_
 {
     part->cached = ev->cached;
     memcpy(part->cached_in, ev->cached_in, sizeof part->cached_in);
+    memcpy(part->missed, ev->missed, sizeof part->missed);
+    part->divergent = ev->divergent;
     part->queue_us = ev->queue_us;
     part->load_us = ev->load_us;
     part->prefill_us = ev->prefill_us;

@@ -58,6 +58,32 @@ void gen_put_chunk(const struct gen *g, const struct gen_choice *c, size_t n, co
     out->oom |= c->text.oom; /* a chunk without what was lost would look whole */
 }
 
+/* Why prompt tokens were computed, all prompts together; where the first prompt left what was known. */
+static void put_missed(const struct gen *g, struct str *out)
+{
+    static const char *const names[ENGINE_MISSES] = {
+        [ENGINE_MISS_NEW] = "new",
+        [ENGINE_MISS_EVICTED] = "evicted",
+        [ENGINE_MISS_FORMAT] = "other_format",
+        [ENGINE_MISS_BAD] = "verification_failed",
+        [ENGINE_MISS_NOT_LOADED] = "not_loaded",
+        [ENGINE_MISS_PARTIAL] = "partial_block",
+        [ENGINE_MISS_OFF] = "cache_off",
+    };
+    str_puts(out, ",\"missed_tokens\":{");
+    for (int why = 0; why < ENGINE_MISSES; why++) {
+        unsigned long long n = 0;
+        for (uint32_t i = 0; i < g->n_parts; i++)
+            n += g->parts[i].missed[why];
+        str_addf(out, "%s\"%s\":%llu", why ? "," : "", names[why], n);
+    }
+    str_puts(out, "},\"first_divergent_token\":");
+    if (g->parts[0].divergent == UINT32_MAX)
+        str_puts(out, "null");
+    else
+        str_addf(out, "%u", g->parts[0].divergent);
+}
+
 static void put_usage(const struct gen *g, struct str *out)
 {
     unsigned long long prompt = gen_prompt_tokens(g), completion = gen_completion_tokens(g), in[3] = {0}, load_us = 0;
@@ -70,9 +96,11 @@ static void put_usage(const struct gen *g, struct str *out)
         out,
         "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
         "\"prompt_tokens_details\":{\"cached_tokens\":%llu},\"completion_tokens_details\":{\"reasoning_tokens\":0},"
-        "\"hearth\":{\"cached_tokens\":{\"hbm\":%llu,\"dram\":%llu,\"nvme\":%llu},\"load_ms\":%.3f}}",
+        "\"hearth\":{\"cached_tokens\":{\"hbm\":%llu,\"dram\":%llu,\"nvme\":%llu},\"load_ms\":%.3f",
         prompt, completion, prompt + completion, (unsigned long long)gen_cached_tokens(g), in[0], in[1], in[2],
         (double)load_us / 1e3);
+    put_missed(g, out);
+    str_puts(out, "}}");
 }
 
 void gen_put_usage_chunk(const struct gen *g, struct str *out)

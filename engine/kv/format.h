@@ -14,6 +14,7 @@ enum kv_format {
     KV_FORMAT_KV32 = 1, /* float32, 4 bytes an element */
     KV_FORMAT_KV16 = 2, /* bfloat16, 2 bytes an element */
     KV_FORMAT_KV8 = 3,  /* e4m3 with a scale a layer, kv head and K or V, 1 byte an element */
+    KV_FORMATS
 };
 
 /* One layer of the block pool, as kernels see it. Order in a block: [layer][kv head][K | V][token][dim].

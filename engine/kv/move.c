@@ -133,13 +133,14 @@ int tiers_store(struct tiers *t, const struct kv_ident *who, int32_t block, cons
     return 1;
 }
 
-static void end_load(struct tiers *t, struct load *l, bool ok);
+enum load_end { LOAD_CAME, LOAD_FAILED, LOAD_BAD };
+static void end_load(struct tiers *t, struct load *l, enum load_end how);
 
 /* What was to come to DRAM did not: nobody may find the content, and it goes when nobody holds it. */
 static void copy_failed(struct tiers *t, struct item *i)
 {
     if (i->load != NONE)
-        end_load(t, &t->loads[i->load], false);
+        end_load(t, &t->loads[i->load], LOAD_FAILED);
     tiers_dram_ready(t, i);
     tiers_retire(t, i);
 }
@@ -398,10 +399,11 @@ int32_t tiers_loading(const struct tiers *t, const struct kv_ident *who)
 }
 
 /* The outcome is told; what it held is let go. The item may be gone after it. */
-static void end_load(struct tiers *t, struct load *l, bool ok)
+static void end_load(struct tiers *t, struct load *l, enum load_end how)
 {
     struct item *i = &t->items[l->item];
-    tell(t, &(struct tiers_outcome){l->block, true, ok, l->from, sys.now_ns() - l->start_ns});
+    bool ok = how == LOAD_CAME;
+    tell(t, &(struct tiers_outcome){l->block, true, ok, how == LOAD_BAD, l->from, sys.now_ns() - l->start_ns});
     if (l->state == LOAD_WAITS)
         leave_list(t, l);
     t->stats.hit_blocks[l->from] += ok;
@@ -447,7 +449,7 @@ static void push_loads(struct tiers *t)
         /* in DRAM it only waits for the copy up: longer, but not for ever (a device may refuse) */
         if (now >= l->due_ns + (i->in_dram == COPY_READY ? COPY_PATIENCE : 0)) {
             t->stats.late++;
-            end_load(t, l, false);
+            end_load(t, l, LOAD_FAILED);
         } else if (!copies_full) {
             copies_full = !push_load(t, l, &reads_full);
         }
@@ -468,7 +470,7 @@ static void copy_came(struct tiers *t, struct load *l)
     } else if (l->move.result == 0) {
         smooth(&t->copy_ns, (double)l->move.ns);
     }
-    end_load(t, l, l->move.result == 0 && same);
+    end_load(t, l, l->move.result ? LOAD_FAILED : same ? LOAD_CAME : LOAD_BAD);
 }
 
 /* -- once a turn */

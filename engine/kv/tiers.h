@@ -130,6 +130,7 @@ struct tiers_outcome {
     int32_t block;     /* of the pool: its bytes are the caller's again */
     bool load;         /* else a store */
     bool ok;           /* load: the content is there, verified */
+    bool bad;          /* load: its bytes were not what had been stored */
     enum tier_id from; /* load: where it lay when it was asked for */
     uint64_t ns;       /* load: from tiers_load until now */
 };

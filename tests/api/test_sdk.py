@@ -58,6 +58,9 @@ def test_second_turn_is_cached(real):
     messages += [{"role": "assistant", "content": first.choices[0].message.content}, {"role": "user", "content": "Go on."}]
     second = c.chat.completions.create(model="smollm2", messages=messages, max_tokens=8, temperature=0)
     assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens // 64 * 64 >= 64
+    said = second.usage.hearth  # the SDK keeps what it does not know
+    assert said["cached_tokens"]["hbm"] == second.usage.prompt_tokens_details.cached_tokens
+    assert sum(said["missed_tokens"].values()) == second.usage.prompt_tokens - second.usage.prompt_tokens_details.cached_tokens
 
 
 def test_two_concurrent_streams_equal_their_solo_runs(real):

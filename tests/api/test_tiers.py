@@ -28,6 +28,13 @@ def ask(s, prompt=PROMPT):
     return r["choices"][0]["token_ids"], r["usage"]
 
 
+def missed(usage):
+    """The reasons for which tokens were missed. Each token of the prompt was found or missed, once."""
+    why = usage["hearth"]["missed_tokens"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] + sum(why.values()) == usage["prompt_tokens"]
+    return {k: v for k, v in why.items() if v}
+
+
 @pytest.fixture
 def sleepy(tmp_path):
     """start(folder, *args): daemons over folders; all are ended."""
@@ -51,9 +58,11 @@ def test_a_prompt_that_slept_on_a_drive_is_not_computed_again(sleepy, tmp_path, 
     s = sleepy()
     ids, usage = ask(s)
     assert usage["prompt_tokens_details"]["cached_tokens"] == 0
-    assert usage["hearth"] == {"cached_tokens": {"hbm": 0, "dram": 0, "nvme": 0}, "load_ms": 0}
+    assert usage["hearth"]["cached_tokens"] == {"hbm": 0, "dram": 0, "nvme": 0} and usage["hearth"]["load_ms"] == 0
+    assert missed(usage) == {"new": 640, "partial_block": 60} and usage["hearth"]["first_divergent_token"] == 0
     again, usage = ask(s)
     assert again == ids and usage["hearth"]["cached_tokens"] == {"hbm": 640, "dram": 0, "nvme": 0}
+    assert missed(usage) == {"partial_block": 60} and usage["hearth"]["first_divergent_token"] is None
     if sig == signal.SIGKILL:
         written(s)
     s.stop(sig)
@@ -87,15 +96,46 @@ def test_a_second_daemon_on_the_same_folder_is_told_who_has_it(sleepy, tmp_path)
     assert ask(s)[1]["hearth"]["cached_tokens"]["hbm"] == 640  # the first one does not notice
 
 
+def test_usage_says_why_a_prompt_was_not_found(sleepy, tmp_path):
+    s = sleepy()
+    ask(s)
+    other = [*PROMPT[:300], 7 if PROMPT[300] != 7 else 8, *PROMPT[301:]]
+    _, usage = ask(s, other)
+    assert usage["hearth"]["first_divergent_token"] == 300
+    assert missed(usage) == {"new": 640 - 256, "partial_block": 60}
+    r = s.complete(prompt=PROMPT, max_tokens=8, cache_prompt=False)
+    assert missed(r["usage"]) == {"cache_off": 700} and r["usage"]["hearth"]["first_divergent_token"] is None
+    r = s.complete(prompt=PROMPT, max_tokens=8, cache_salt="other")
+    assert missed(r["usage"]) == {"new": 640, "partial_block": 60} and r["usage"]["hearth"]["first_divergent_token"] == 0
+    r = s.complete(prompt=[PROMPT, other], max_tokens=8)
+    assert missed(r["usage"]) == {"partial_block": 120} and r["usage"]["hearth"]["first_divergent_token"] is None
+    s.stop()
+
+
+def test_usage_says_what_had_to_make_room(sleepy, tmp_path):
+    s = Hearthd("--set", "model.random=tiny", "--set", "kv.bytes=1MiB")  # 64 blocks, and no tier below
+    try:
+        ask(s)
+        for i in range(8):
+            ask(s, [(t + 1 + i) % 500 for t in PROMPT])
+        _, usage = ask(s)
+        why = missed(usage)
+        assert why["evicted"] == 640 and usage["hearth"]["first_divergent_token"] is None
+    finally:
+        s.stop()
+
+
 def test_another_model_finds_nothing_and_the_first_finds_its_own_again(sleepy, tmp_path):
     s = sleepy()
     ids, _ = ask(s)
     written(s)
     s.stop()
-    for change in (["--set", "model.random=tiny:7"], ["--set", "kv.format=kv32"], ["--set", "kv.block_tokens=32"]):
-        s = sleepy(tmp_path, *change)
+    for change, why in (("model.random=tiny:7", "new"), ("kv.format=kv32", "other_format"), ("kv.format=kv8", "other_format"),
+                        ("kv.block_tokens=32", "new")):
+        s = sleepy(tmp_path, "--set", change)
         _, usage = ask(s)
         assert usage["prompt_tokens_details"]["cached_tokens"] == 0, change
+        assert missed(usage)[why] >= 640, change
         s.stop()
     s = sleepy()
     again, usage = ask(s)
@@ -124,6 +164,7 @@ def test_the_tools_find_damage_and_leave_nothing_behind(sleepy, tmp_path):
     s = sleepy()
     again, usage = ask(s)
     assert again == ids and usage["prompt_tokens_details"]["cached_tokens"] == 0
+    assert missed(usage) == {"verification_failed": 640, "partial_block": 60}
     assert s.metrics()['hearth_tier_verify_failures_total{tier="nvme"}'] == 10
     assert "tier verify" in s.text()
     s.stop()

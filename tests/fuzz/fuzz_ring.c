@@ -110,6 +110,9 @@ static void check_event(const struct engine_event *ev, struct heard heard[3])
         break;
     case ENGINE_DONE:
         assert(r->over[0] && (r->n == 1 || r->over[1]) && ev->cached <= ev->total);
+        assert(ev->divergent == UINT32_MAX || ev->divergent < ev->total);
+        for (int why = 0; why < ENGINE_MISSES; why++)
+            assert(ev->missed[why] <= ev->total - ev->cached);
         r->ended = true;
         break;
     case ENGINE_FAILED:

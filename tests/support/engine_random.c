@@ -113,6 +113,16 @@ static void check_job(const struct job *j)
     }
 }
 
+/* Each token of the prompt was found or missed, once. */
+static void check_prompt(const struct job *j, const struct engine_event *ev)
+{
+    uint32_t missed = 0;
+    for (int why = 0; why < ENGINE_MISSES; why++)
+        missed += ev->missed[why];
+    ck_assert_msg(j->cancelled || ev->cached + missed == j->n_prompt, "%u cached, %u missed of %u", ev->cached, missed,
+                  j->n_prompt);
+}
+
 /* Take all events that are there. */
 static void drain(struct hand_engine *h, struct job *jobs, uint32_t n)
 {
@@ -139,6 +149,7 @@ static void drain(struct hand_engine *h, struct job *jobs, uint32_t n)
         case ENGINE_DONE:
             j->done = true;
             j->cached = ev.cached;
+            check_prompt(j, &ev);
             break;
         default:
             ck_abort_msg("request failed: %s", ev.text);

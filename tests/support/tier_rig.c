@@ -61,7 +61,10 @@ int rig_try(struct rig *r, const struct rig_opts *o, struct err *e)
     struct engine_config c = config_of(o);
     fake_clock_on();
     fake_machine_open(&r->m, &c, o->n_blocks ? o->n_blocks : 8, NULL);
-    r->m.fingerprint.b[0] = o->model;
+    for (int f = 0; f < KV_FORMATS; f++)
+        r->m.fingerprints[f].b[0] = o->model;
+    if (o->format)
+        r->m.layout.format = o->format;
     if (o->numerics) {
         ops = *backend_ops(r->m.be);
         ops.name = o->numerics;

@@ -19,6 +19,7 @@ struct rig_opts {
     uint32_t nvme_slots; /* 0 = 64 */
     uint8_t io_threads;  /* 0 = 1: done at submit */
     uint32_t block_tokens;
+    uint32_t format; /* as blocks are called; their bytes stay the same. 0 = kv32 */
     uint64_t bytes_per_day;
     uint8_t model, secret; /* first byte of the fingerprint; of a secret that is made */
     const char *numerics;

@@ -139,7 +139,7 @@ static struct hash_key fingerprint_of(uint32_t format, const float *scales)
     for (uint32_t i = 0; i < m.layout.n_layers; i++)
         if (scales)
             ck_assert_int_eq(memcmp(m.views[i].scale, scales + i * row, row * sizeof *scales), 0);
-    struct hash_key k = m.fingerprint;
+    struct hash_key k = m.fingerprints[m.layout.format];
     machine_close(&m);
     return k;
 }

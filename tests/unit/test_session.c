@@ -124,8 +124,10 @@ static struct engine_whereabouts ask(struct rig *r, const struct engine_leaf *le
 static struct engine_whereabouts truth(struct rig *r, const struct talk *t)
 {
     struct kvcache *kv = kv_of(r);
-    struct kvcache_identity who = {
-        .model = r->m.fingerprint, .block_tokens = BT, .format = r->m.layout.format, .numerics = "fake"};
+    struct kvcache_identity who = {.model = r->m.fingerprints[r->m.layout.format],
+                                   .block_tokens = BT,
+                                   .format = r->m.layout.format,
+                                   .numerics = "fake"};
     struct hash_key root, key, parent;
     struct engine_whereabouts w = {0};
     int32_t block = -1;
@@ -273,8 +275,10 @@ START_TEST(test_a_chain_is_found_from_a_rung_when_its_end_is_gone)
     hand_close(&r.h);
     hand_open(&r.h, &r.m);
     struct tiers *tiers = kv_of(&r)->tiers;
-    struct kvcache_identity who = {
-        .model = r.m.fingerprint, .block_tokens = BT, .format = r.m.layout.format, .numerics = "fake"};
+    struct kvcache_identity who = {.model = r.m.fingerprints[r.m.layout.format],
+                                   .block_tokens = BT,
+                                   .format = r.m.layout.format,
+                                   .numerics = "fake"};
     struct hash_key root;
     uint8_t salt[32] = {0};
     memcpy(who.secret, r.m.config.secret, sizeof who.secret);

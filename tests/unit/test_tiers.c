@@ -189,7 +189,7 @@ START_TEST(test_tiers_hit_nothing_when_anything_that_decides_the_bytes_has_chang
     rig_open(&r, &o);
     rig_ask(&r, 1);
     rig_close(&r);
-    for (int change = 0; change < 5; change++) {
+    for (int change = 0; change < 6; change++) {
         other = o;
         if (change == 0)
             other.model = 1;
@@ -199,6 +199,8 @@ START_TEST(test_tiers_hit_nothing_when_anything_that_decides_the_bytes_has_chang
             other.block_tokens = 32;
             other.n_blocks = 4;
         }
+        if (change == 5)
+            other.format = KV_FORMAT_KV8;
         rig_open(&r, &other);
         if (change == 3)
             r.salt = 7;

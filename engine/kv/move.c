@@ -116,6 +116,7 @@ int tiers_store(struct tiers *t, const struct kv_ident *who, int32_t block, cons
     struct kv_entry e;
     entry_make(&e, who, t->o.block_tokens, t->o.format);
     i->worth = *w;
+    i->used_us = sys.now_ns() / 1000;
     i->by_store = true;
     tiers_dram_fills(t, i, slot, &e);
     struct job *j = take_job(&t->free_store, tiers_id(t, i));
@@ -290,7 +291,7 @@ static bool start_write(struct tiers *t)
         return false;
     struct job *j = take_job(&t->free_job, tiers_id(t, i));
     j->entry = t->dram_entries[i->dram];
-    j->entry.generation = ++t->generation;
+    j->entry.generation = tiers_generation(t);
     j->move.op = TIER_WRITE;
     j->move.slot = slot;
     j->move.mem = tier_dram_at(&t->dram, i->dram);
@@ -318,7 +319,7 @@ static void write_came(struct tiers *t, struct job *j)
     give_job(&t->free_job, j);
     if (result == 0) {
         t->write_failures = 0;
-        tiers_nvme_ready(t, i);
+        tiers_nvme_ready(t, i, tiers_parent(t, tiers_entry(t, i)));
         evict_copied(t->in_dram, i->dram, copied_seconds(i));
     } else {
         uint32_t n = t->write_failures < STOP_DOUBLE ? t->write_failures : STOP_DOUBLE;

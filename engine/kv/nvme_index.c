@@ -12,7 +12,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define READ_AT_ONCE (4u << 20)
+#define HUGE_PAGE  (2u << 20)
+#define LEAST_RATE (32u << 20) /* bytes whose reading says how fast the drive is */
 
 struct header {
     char magic[8];
@@ -48,49 +49,11 @@ static bool header_valid(const struct header *h)
            h->crc == crc32c(h, offsetof(struct header, crc));
 }
 
-/* -- reading: header and entries lie one after the other in memory as in the file */
+/* -- header and entries lie one after the other in memory as in the file */
 
 static struct header *header_of(const struct nvme_index *x)
 {
     return (struct header *)(void *)((uint8_t *)x->entries - ENTRY_SECTOR);
-}
-
-/* What can't be read stays zero: free slots. */
-static void read_all(struct nvme_index *x, const char *path)
-{
-    uint8_t *at = (uint8_t *)header_of(x);
-    for (uint64_t off = 0; off < x->bytes;) {
-        size_t n = x->bytes - off < READ_AT_ONCE ? x->bytes - off : READ_AT_ONCE;
-        ssize_t got = sys.pread(x->fd, at + off, n, (off_t)off);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got == 0)
-            return;
-        if (got < 0) {
-            log_warn("tier index", "file=%s offset=%llu error=\"%s\" next=\"its blocks are forgotten\"", path,
-                     (unsigned long long)off, strerror(errno));
-            got = (ssize_t)n;
-        }
-        off += (uint64_t)got;
-    }
-}
-
-static bool all_zero(const struct kv_entry *e)
-{
-    const uint8_t *p = (const uint8_t *)e;
-    return p[0] == 0 && memcmp(p, p + 1, sizeof *e - 1) == 0;
-}
-
-static void keep_valid(struct nvme_index *x, const struct nvme_shape *shape, uint32_t n_there)
-{
-    for (uint32_t i = 0; i < x->n_slots; i++) {
-        struct kv_entry *e = &x->entries[i];
-        if (entry_valid(e, shape->block_tokens, shape->format) && i < n_there)
-            continue;
-        if (!all_zero(e))
-            x->n_damaged++;
-        memset(e, 0, sizeof *e);
-    }
 }
 
 static void make_header(struct header *h, const struct nvme_shape *shape, uint32_t n_slots)
@@ -122,6 +85,41 @@ static int reserve(int fd, uint64_t bytes)
     return sys.ftruncate(fd, (off_t)bytes) == 0 ? 0 : -errno;
 }
 
+/* Is there a header of this shape? Anything else that is there is logged. */
+static bool read_header(struct nvme_index *x, const struct nvme_shape *shape, const char *path)
+{
+    struct header *h = header_of(x);
+    ssize_t n;
+    do
+        n = sys.pread(x->fd, h, ENTRY_SECTOR, 0);
+    while (n < 0 && errno == EINTR);
+    if (n == 0)
+        return false;
+    if (n == ENTRY_SECTOR && header_valid(h) && memcmp(&h->shape, shape, sizeof *shape) == 0)
+        return true;
+    if (n < 0 || h->version || h->crc)
+        log_warn("tier index", "file=%s error=\"%s\" next=\"its blocks are forgotten\"", path,
+                 n < 0 ? strerror(errno) : "damaged header");
+    return false;
+}
+
+/* The file has its size, its mode and its header. */
+static int make_file(struct nvme_index *x, const struct nvme_shape *shape, const char *path, struct err *e)
+{
+    struct stat st;
+    struct header *h = header_of(x);
+    if (sys.fstat(x->fd, &st) != 0 || sys.fchmod(x->fd, 0600) != 0 ||
+        ((uint64_t)st.st_size > x->bytes && sys.ftruncate(x->fd, (off_t)x->bytes) != 0))
+        return err_set(e, errno, "%s: %s", path, strerror(errno));
+    int ret = reserve(x->fd, x->bytes);
+    if (ret)
+        return err_set(e, -ret, "%s: %llu bytes: %s", path, (unsigned long long)x->bytes, strerror(-ret));
+    make_header(h, shape, x->n_slots);
+    if (sys.pwrite(x->fd, h, ENTRY_SECTOR, 0) != ENTRY_SECTOR)
+        return err_set(e, EIO, "%s: its header can't be written", path);
+    return 0;
+}
+
 int nvme_index_open(struct nvme_index *x, const struct nvme_dir *d, const char *name, const struct nvme_shape *shape,
                     uint32_t n_slots, uint32_t n_there, struct err *e)
 {
@@ -137,27 +135,21 @@ int nvme_index_open(struct nvme_index *x, const struct nvme_dir *d, const char *
         goto fail;
     }
     x->entries = (struct kv_entry *)(void *)((uint8_t *)p + ENTRY_SECTOR);
-    read_all(x, path);
-    struct header *h = header_of(x);
-    if (!header_valid(h) || memcmp(&h->shape, shape, sizeof *shape) != 0) {
-        if (h->version || h->crc)
-            log_warn("tier index", "file=%s error=\"damaged header\" next=\"its blocks are forgotten\"", path);
-        memset(p, 0, x->bytes);
-    }
-    keep_valid(x, shape, n_there);
-    make_header(h, shape, n_slots);
-    struct stat st;
-    if (sys.fstat(x->fd, &st) != 0 || sys.fchmod(x->fd, 0600) != 0 ||
-        ((uint64_t)st.st_size > x->bytes && sys.ftruncate(x->fd, (off_t)x->bytes) != 0)) {
-        ret = err_set(e, errno, "%s: %s", path, strerror(errno));
+    if (x->bytes >= HUGE_PAGE)
+        sys.madvise(p, x->bytes, MADV_HUGEPAGE); /* advice: that it is refused changes nothing */
+    bool old = read_header(x, shape, path);
+    if ((ret = make_file(x, shape, path, e)) != 0)
         goto fail;
-    }
-    if ((ret = reserve(x->fd, x->bytes)) != 0) {
-        ret = err_set(e, -ret, "%s: %llu bytes: %s", path, (unsigned long long)x->bytes, strerror(-ret));
-        goto fail;
-    }
-    if (sys.pwrite(x->fd, h, ENTRY_SECTOR, 0) != ENTRY_SECTOR) {
-        ret = err_set(e, EIO, "%s: its header can't be written", path);
+    struct nvme_scan_opts scan = {.fd = x->fd,
+                                  .off = ENTRY_SECTOR,
+                                  .entries = x->entries,
+                                  .n_slots = n_slots,
+                                  .n_there = n_there,
+                                  .block_tokens = shape->block_tokens,
+                                  .format = shape->format,
+                                  .path = path};
+    if (old && (ret = nvme_scan_start(&x->scan, &scan)) != 0) {
+        err_set(e, -ret, "%s: out of memory", path);
         goto fail;
     }
     return 0;
@@ -166,8 +158,17 @@ fail:
     return ret;
 }
 
+uint64_t nvme_index_settle(struct nvme_index *x)
+{
+    struct nvme_scan_result found = nvme_scan_end(x->scan);
+    x->scan = NULL;
+    x->n_damaged += found.n_damaged;
+    return found.bytes >= LEAST_RATE && found.ns > 0 ? (uint64_t)((double)found.bytes * 1e9 / (double)found.ns) : 0;
+}
+
 void nvme_index_close(struct nvme_index *x)
 {
+    nvme_scan_end(x->scan);
     if (x->entries)
         sys.munmap(header_of(x), x->bytes);
     if (x->fd >= 0)
@@ -180,19 +181,21 @@ void nvme_index_close(struct nvme_index *x)
 const struct kv_entry *nvme_index_get(const struct nvme_index *x, uint32_t slot)
 {
     assert(slot < x->n_slots);
+    if (x->scan)
+        nvme_scan_wait(x->scan, slot);
     return x->entries[slot].magic ? &x->entries[slot] : NULL;
 }
 
 void nvme_index_put(struct nvme_index *x, uint32_t slot, const struct kv_entry *e)
 {
-    assert(slot < x->n_slots);
+    assert(slot < x->n_slots && !x->scan);
     x->entries[slot] = *e;
     entry_close(&x->entries[slot]);
 }
 
 void nvme_index_clear(struct nvme_index *x, uint32_t slot)
 {
-    assert(slot < x->n_slots);
+    assert(slot < x->n_slots && !x->scan);
     memset(&x->entries[slot], 0, sizeof *x->entries);
 }
 

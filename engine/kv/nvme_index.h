@@ -1,17 +1,18 @@
 /* nvme_index - the entries of one slab: a header sector and one entry (entry.h) a slot, kept whole in memory.
  *
- * Read in one sequential pass at open; an entry whose CRC does not fit, or whose payload would lie beyond the slab, is
- * a free slot. Afterwards memory is the truth, and sectors of eight entries are written from it: who changed an entry
- * asks for its sector; a copy is written, so entries may change meanwhile. There is no journal: an entry that is older
- * than its payload, or torn, is found out by the payload's seal or its own CRC.
+ * Read in one sequential pass that open begins (nvme_scan.h); an entry whose CRC does not fit, or whose payload would
+ * lie beyond the slab, is a free slot. Afterwards memory is the truth, and sectors of eight entries are written from
+ * it: who changed an entry asks for its sector; a copy is written, so entries may change meanwhile. There is no
+ * journal: an entry that is older than its payload, or torn, is found out by the payload's seal or its own CRC.
  *
- * Engine thread; only open waits for the disk.
+ * Engine thread; open waits for the disk, and get and settle until the pass is over.
  */
 #ifndef HEARTH_KV_NVME_INDEX_H
 #define HEARTH_KV_NVME_INDEX_H
 
 #include "engine/kv/entry.h"
 #include "engine/kv/nvme_dir.h"
+#include "engine/kv/nvme_scan.h"
 
 #include <stddef.h>
 
@@ -29,8 +30,9 @@ struct nvme_index {
     int fd;
     uint32_t n_slots; /* entries */
     struct kv_entry *entries;
-    size_t bytes;       /* of the mapping */
-    uint32_t n_damaged; /* entries that were not whole at open */
+    size_t bytes;           /* of the mapping */
+    struct nvme_scan *scan; /* not over yet; NULL: memory is the truth */
+    uint32_t n_damaged;     /* entries that were not whole at open; known once it is settled */
 };
 
 /* Make or read `name` for n_slots slots, of which the first n_there have room in the slab. direct: with O_DIRECT if the
@@ -38,9 +40,12 @@ struct nvme_index {
  * free; that is logged. */
 int nvme_index_open(struct nvme_index *x, const struct nvme_dir *d, const char *name, const struct nvme_shape *shape,
                     uint32_t n_slots, uint32_t n_there, struct err *e);
+/* Wait for the end of the pass; before the first put, clear or copy. Returns the bytes a second that it had, 0 when it
+ * was too short to tell. */
+uint64_t nvme_index_settle(struct nvme_index *x);
 void nvme_index_close(struct nvme_index *x);
 
-/* An entry, or NULL where there is none. */
+/* An entry, or NULL where there is none. Waits for it while the pass is under way. */
 const struct kv_entry *nvme_index_get(const struct nvme_index *x, uint32_t slot);
 /* Put a closed entry / make it none. The sector is not written by that. */
 void nvme_index_put(struct nvme_index *x, uint32_t slot, const struct kv_entry *e);

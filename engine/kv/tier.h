@@ -66,8 +66,12 @@ struct tier_ops {
     /* The entry of a slot is not to be found any more (retired or given up). Lazy: a crash may bring it back, and then
      * the seal decides. */
     void (*forget)(struct tier *t, int32_t slot);
-    /* Its entry as it is or will be in the index; NULL: none. It stays at its place until the slot is forgotten. */
+    /* Its entry as it is or will be in the index; NULL: none. It stays at its place until the slot is forgotten. After
+     * open indexes are still being read: it waits for the entry, so who wants all asks for them in order. */
     const struct kv_entry *(*entry)(struct tier *t, int32_t slot);
+    /* Wait until all of them are read: the end of open, which any other of these calls brings about, too. Then the
+     * speeds in the head are known. NULL: they always are. */
+    void (*settle)(struct tier *t);
     /* Make durable what was written before: true when all is, false: under way, ask again after a reap. */
     bool (*flush)(struct tier *t);
 };

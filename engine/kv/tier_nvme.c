@@ -59,6 +59,7 @@ struct tier_nvme {
     struct nvme_shape shape;
     struct aio *aio;
     uint32_t n_drives, n_lost;
+    bool settled; /* all indexes are read */
     struct drive drives[TIER_NVME_DRIVES];
     struct op ops[MAX_OPS];
     uint32_t n_ops;
@@ -189,6 +190,49 @@ static void write_what_waits(struct tier_nvme *t)
     }
 }
 
+/* -- the end of open: indexes are read while their first entries are used already */
+
+/* Bytes a second from the first slots of a drive that has some; 0 where there is nothing to read. */
+static uint64_t probe_read(const struct tier_nvme *t, const struct drive *d)
+{
+    uint64_t bytes = (uint64_t)d->slab.n_slots * t->shape.slot_bytes, done = 0;
+    if (bytes < PROBE_BYTES)
+        return 0;
+    void *buf = sys.mmap(NULL, PROBE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (buf == MAP_FAILED)
+        return 0;
+    uint64_t from = sys.now_ns();
+    for (ssize_t n = 1; done < PROBE_BYTES && n > 0; done += n > 0 ? (uint64_t)n : 0)
+        n = sys.pread(d->slab.fd, (uint8_t *)buf + done, PROBE_BYTES - done, (off_t)done);
+    uint64_t ns = sys.now_ns() - from;
+    sys.munmap(buf, PROBE_BYTES);
+    return done == PROBE_BYTES && ns > 0 ? (uint64_t)((double)done * 1e9 / (double)ns) : 0;
+}
+
+static void settle_drive(struct tier_nvme *t, struct drive *d)
+{
+    uint64_t bps = nvme_index_settle(&d->index);
+    for (uint32_t i = d->slab.n_slots; i-- > 0;)
+        if (!nvme_index_get(&d->index, i))
+            nvme_slab_give(&d->slab, (int32_t)i);
+    t->head.read_bps += bps ? bps : probe_read(t, d);
+}
+
+static void nvme_settle(struct tier *tier)
+{
+    struct tier_nvme *t = nvme_of(tier);
+    if (t->settled)
+        return;
+    t->settled = true;
+    for (uint32_t i = 0; i < t->n_drives; i++)
+        settle_drive(t, &t->drives[i]);
+    struct tier_nvme_stats s;
+    tier_nvme_get_stats(tier, &s);
+    log_info("tier open", "tier=nvme drives=%u lost=%u slots=%llu of=%llu damaged=%llu io=%s direct=%d read_mb_s=%llu",
+             s.drives, s.lost_drives, (unsigned long long)s.slots, (unsigned long long)s.max_slots,
+             (unsigned long long)s.damaged, s.aio, s.direct, (unsigned long long)(t->head.read_bps / 1000000));
+}
+
 /* -- the tier's verbs */
 
 static int nvme_submit(struct tier *tier, struct tier_move *m)
@@ -196,6 +240,7 @@ static int nvme_submit(struct tier *tier, struct tier_move *m)
     struct tier_nvme *t = nvme_of(tier);
     struct drive *d = drive_of(t, m->slot);
     struct op *op = t->ops;
+    nvme_settle(tier);
     if (d->in_flight >= d->depth || t->n_ops == MAX_OPS)
         return -EAGAIN;
     while (op->phase != OP_FREE)
@@ -255,6 +300,7 @@ static int nvme_attach(struct tier *tier, void *memory, size_t bytes, int bell, 
 static int32_t nvme_take(struct tier *tier, uint64_t stripe)
 {
     struct tier_nvme *t = nvme_of(tier);
+    nvme_settle(tier);
     for (uint32_t i = 0; i < t->n_drives; i++) {
         uint32_t n = (uint32_t)((stripe + i) % t->n_drives);
         int32_t local = nvme_slab_take(&t->drives[n].slab);
@@ -267,6 +313,7 @@ static int32_t nvme_take(struct tier *tier, uint64_t stripe)
 static void nvme_give(struct tier *tier, int32_t slot)
 {
     struct tier_nvme *t = nvme_of(tier);
+    nvme_settle(tier);
     nvme_slab_give(&drive_of(t, slot)->slab, (int32_t)local_of(t, slot));
 }
 
@@ -274,6 +321,7 @@ static void nvme_forget(struct tier *tier, int32_t slot)
 {
     struct tier_nvme *t = nvme_of(tier);
     struct drive *d = drive_of(t, slot);
+    nvme_settle(tier);
     if (!nvme_index_get(&d->index, local_of(t, slot)))
         return;
     nvme_index_clear(&d->index, local_of(t, slot));
@@ -320,6 +368,7 @@ static bool nvme_flush(struct tier *tier)
 void tier_nvme_get_stats(struct tier *tier, struct tier_nvme_stats *out)
 {
     struct tier_nvme *t = nvme_of(tier);
+    nvme_settle(tier);
     *out = (struct tier_nvme_stats){
         .drives = t->n_drives, .lost_drives = t->n_lost, .aio = aio_name(t->aio), .direct = true};
     for (uint32_t i = 0; i < t->n_drives; i++) {
@@ -364,6 +413,7 @@ static const struct tier_ops nvme_ops = {.name = "nvme",
                                          .give = nvme_give,
                                          .forget = nvme_forget,
                                          .entry = nvme_entry,
+                                         .settle = nvme_settle,
                                          .flush = nvme_flush};
 
 /* Slots that fit into `bytes` with their entries. */
@@ -406,9 +456,6 @@ static int open_files(struct drive *d, const struct nvme_shape *shape, uint64_t 
     d->writing = calloc(sectors, 1);
     if (!d->dirty || !d->writing)
         return err_set(e, ENOMEM, "KV tiers: out of memory");
-    for (uint32_t i = d->slab.n_slots; i-- > 0;)
-        if (!nvme_index_get(&d->index, i))
-            nvme_slab_give(&d->slab, (int32_t)i);
     uint64_t depth = IN_FLIGHT / shape->slot_bytes;
     d->depth = depth < 4 ? 4 : depth > 64 ? 64 : (uint32_t)depth;
     return 0;
@@ -464,23 +511,6 @@ static int share_secret(struct tier_nvme *t, uint8_t secret[32], struct err *e)
     return 0;
 }
 
-/* Bytes a second from the first slots of a drive that has some; 0 where there is nothing to read. */
-static uint64_t probe_read(const struct tier_nvme *t, const struct drive *d)
-{
-    uint64_t bytes = (uint64_t)d->slab.n_slots * t->shape.slot_bytes, done = 0;
-    if (bytes < PROBE_BYTES)
-        return 0;
-    void *buf = sys.mmap(NULL, PROBE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (buf == MAP_FAILED)
-        return 0;
-    uint64_t from = sys.now_ns();
-    for (ssize_t n = 1; done < PROBE_BYTES && n > 0; done += n > 0 ? (uint64_t)n : 0)
-        n = sys.pread(d->slab.fd, (uint8_t *)buf + done, PROBE_BYTES - done, (off_t)done);
-    uint64_t ns = sys.now_ns() - from;
-    sys.munmap(buf, PROBE_BYTES);
-    return done == PROBE_BYTES && ns > 0 ? (uint64_t)((double)done * 1e9 / (double)ns) : 0;
-}
-
 int tier_nvme_open(struct tier **out, struct tier_nvme_opts *o, struct err *e)
 {
     struct tier_nvme *t = calloc(1, sizeof *t);
@@ -499,7 +529,6 @@ int tier_nvme_open(struct tier **out, struct tier_nvme_opts *o, struct err *e)
             goto fail;
         most = d->slab.max_slots > most ? d->slab.max_slots : most;
         depth += d->depth;
-        t->head.read_bps += probe_read(t, d);
     }
     t->head.n_slots = (int32_t)(most * t->n_drives);
     void *p = sys.mmap(NULL, MAX_SECTORS * ENTRY_SECTOR, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -512,11 +541,6 @@ int tier_nvme_open(struct tier **out, struct tier_nvme_opts *o, struct err *e)
     a.depth = a.depth ? a.depth : depth;
     if ((ret = aio_open(&t->aio, &a, e)))
         goto fail;
-    struct tier_nvme_stats s;
-    tier_nvme_get_stats((struct tier *)(void *)t, &s);
-    log_info("tier open", "tier=nvme drives=%u lost=%u slots=%llu of=%llu damaged=%llu io=%s direct=%d read_mb_s=%llu",
-             s.drives, s.lost_drives, (unsigned long long)s.slots, (unsigned long long)s.max_slots,
-             (unsigned long long)s.damaged, s.aio, s.direct, (unsigned long long)(t->head.read_bps / 1000000));
     *out = (struct tier *)(void *)t;
     return 0;
 fail:

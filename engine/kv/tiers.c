@@ -6,6 +6,10 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+#define PAGE  4096
+#define LARGE (8u << 20)
 
 static uint64_t now_us(void)
 {
@@ -127,6 +131,16 @@ static int attach(struct tiers *t, struct tier *tier, struct err *e)
     return tier_ops(tier)->attach(tier, t->dram.base, t->dram.bytes, t->o.bell, e);
 }
 
+/* Zeroes; in huge pages where they are worth it. */
+static void *large(size_t bytes)
+{
+    uint8_t *p = calloc(1, bytes);
+    uintptr_t skip = -(uintptr_t)p % PAGE;
+    if (p && bytes >= LARGE)
+        sys.madvise(p + skip, bytes - skip, MADV_HUGEPAGE); /* advice: that it is refused changes nothing */
+    return p;
+}
+
 static int open_tables(struct tiers *t)
 {
     uint32_t n_dram = t->dram.n_slots, n_nvme = t->nvme ? (uint32_t)tier_head(t->nvme)->n_slots : 0;
@@ -134,13 +148,14 @@ static int open_tables(struct tiers *t)
     if (n > INT32_MAX)
         return -ENOMEM;
     uint32_t n_buckets = 16;
-    while (n_buckets < n && n_buckets < 1u << 30)
+    while (n_buckets < 2 * n &&
+           n_buckets < 1u << 30) /* half of them empty: most look-ups of what is not there end at once */
         n_buckets *= 2;
     t->n_items = (uint32_t)n;
     t->mask = n_buckets - 1;
-    t->items = calloc(n, sizeof *t->items);
-    t->tags = calloc(n, sizeof *t->tags);
-    t->buckets = malloc(n_buckets * sizeof *t->buckets);
+    t->items = large(n * sizeof *t->items);
+    t->tags = large(n * sizeof *t->tags);
+    t->buckets = large(n_buckets * sizeof *t->buckets);
     t->dram_item = malloc((n_dram + 1) * sizeof *t->dram_item);
     t->nvme_item = malloc((n_nvme + 1) * sizeof *t->nvme_item);
     t->dram_entries = calloc(n_dram, sizeof *t->dram_entries);
@@ -152,7 +167,7 @@ static int open_tables(struct tiers *t)
     memset(t->dram_item, 0xff, (n_dram + 1) * sizeof *t->dram_item);
     memset(t->nvme_item, 0xff, (n_nvme + 1) * sizeof *t->nvme_item);
     t->free_item = NONE;
-    return moves_open(t);
+    return 0;
 }
 
 int tiers_open(struct tiers **out, const struct tiers_opts *o, struct err *e)
@@ -176,6 +191,8 @@ int tiers_open(struct tiers **out, const struct tiers_opts *o, struct err *e)
     ret = open_tables(t);
     if (!ret && t->nvme)
         ret = tiers_find_again(t);
+    if (!ret)
+        ret = moves_open(t);
     if (ret) {
         err_set(e, -ret, "KV tiers: no memory for an index of %u + %d blocks; lower kv.dram.bytes or kv.nvme.bytes",
                 t->dram.n_slots, t->nvme ? tier_head(t->nvme)->n_slots : 0);

@@ -114,6 +114,8 @@ static inline int32_t tiers_id(const struct tiers *t, const struct item *i)
 /* Those whose key begins like this one, one after the other; NULL: no more. The caller compares what matters. */
 struct item *tiers_first(const struct tiers *t, const struct hash_key *key);
 struct item *tiers_next(const struct tiers *t, const struct item *i);
+/* The key will be looked up soon: its bucket is fetched meanwhile. */
+void tiers_expect(const struct tiers *t, const struct hash_key *key);
 /* Of exactly this content; NULL: none. */
 struct item *tiers_item(const struct tiers *t, const struct kv_ident *who);
 /* A new item without copies for this key; NULL: none is free. Enter it by giving it a copy at once. */
@@ -144,12 +146,17 @@ void tiers_pin_nvme(struct tiers *t, struct item *i);
 void tiers_unpin_nvme(struct tiers *t, struct item *i);
 /* Its bytes are not what they should be: no copy of it is used again. */
 void tiers_retire(struct tiers *t, struct item *i);
-/* Entry of item i with its NVMe slot in evict. */
-void tiers_nvme_ready(struct tiers *t, struct item *i);
+/* The item of the block before, as far as its key tells: for the order of giving up, where a mistake costs little.
+ * NULL: it is the first, or that one is not known. */
+struct item *tiers_parent(const struct tiers *t, const struct kv_entry *e);
+/* The copy is there; its parent as above. */
+void tiers_nvme_ready(struct tiers *t, struct item *i, const struct item *parent);
 
 /* -- tiers_found.c */
 /* 0 or -ENOMEM. */
 int tiers_find_again(struct tiers *t);
+/* For the next entry that is written: more than all before, and at least the time in microseconds. */
+uint64_t tiers_generation(struct tiers *t);
 
 /* -- move.c */
 int moves_open(struct tiers *t);

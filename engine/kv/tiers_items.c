@@ -1,6 +1,5 @@
 /* tiers_items - see tiers.h and tiers_int.h. Here: contents by their keys, and those that wait to be written to NVMe.
  */
-#include "engine/base/sys.h"
 #include "engine/kv/tiers_int.h"
 
 #include <assert.h>
@@ -29,6 +28,11 @@ struct item *tiers_first(const struct tiers *t, const struct hash_key *key)
     while (at != NONE && t->tags[at] != tag)
         at = t->items[at].chain;
     return at == NONE ? NULL : &t->items[at];
+}
+
+void tiers_expect(const struct tiers *t, const struct hash_key *key)
+{
+    __builtin_prefetch(bucket_of(t, key));
 }
 
 struct item *tiers_next(const struct tiers *t, const struct item *i)
@@ -67,8 +71,7 @@ struct item *tiers_add(struct tiers *t, const struct hash_key *key)
                        .generation = i->generation + 1,
                        .load = NONE,
                        .prev = NONE,
-                       .next = NONE,
-                       .used_us = sys.now_ns() / 1000};
+                       .next = NONE};
     *bucket = tiers_id(t, i);
     t->tags[tiers_id(t, i)] = tag_of(key);
     t->n_used++;

@@ -97,16 +97,14 @@ int32_t tiers_take_nvme(struct tiers *t, const struct item *i)
 
 /* -- evict: what it knows of a copy */
 
-/* The item of the block before, as far as its key tells: for the order of giving up, where a mistake costs little. */
-static const struct item *parent_of(const struct tiers *t, const struct kv_entry *e)
+struct item *tiers_parent(const struct tiers *t, const struct kv_entry *e)
 {
     return e->depth == 0 ? NULL : tiers_first(t, &e->parent);
 }
 
-static void enter_evict(struct tiers *t, struct evict *e, struct item *i, int32_t slot, bool dram)
+static void enter_evict(struct tiers *t, struct evict *e, struct item *i, const struct item *p, bool dram)
 {
-    const struct kv_entry *entry = tiers_entry(t, i);
-    const struct item *p = parent_of(t, entry);
+    int32_t slot = dram ? i->dram : i->nvme;
     int32_t parent = !p ? NONE : dram ? p->dram : p->nvme;
     if (parent != NONE && evict_state(e, parent) == EVICT_OUT)
         parent = NONE; /* it is filling */
@@ -133,7 +131,7 @@ void tiers_dram_ready(struct tiers *t, struct item *i)
 {
     assert(i->in_dram == COPY_FILLING);
     i->in_dram = COPY_READY;
-    enter_evict(t, t->in_dram, i, i->dram, true);
+    enter_evict(t, t->in_dram, i, tiers_parent(t, tiers_entry(t, i)), true);
     if (i->pins == 0)
         evict_release(t->in_dram, i->dram);
 }
@@ -144,12 +142,12 @@ void tiers_dram_failed(struct tiers *t, struct item *i)
     leave_slot(t, i, true);
 }
 
-void tiers_nvme_ready(struct tiers *t, struct item *i)
+void tiers_nvme_ready(struct tiers *t, struct item *i, const struct item *parent)
 {
     i->in_nvme = COPY_READY;
     t->nvme_item[i->nvme] = tiers_id(t, i);
     t->stats.nvme_used++;
-    enter_evict(t, t->in_nvme, i, i->nvme, false);
+    enter_evict(t, t->in_nvme, i, parent, false);
     evict_release(t->in_nvme, i->nvme);
 }
 

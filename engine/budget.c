@@ -8,6 +8,40 @@
 #define PAIR_UNIT 65536.0
 #define FORGET    0.98
 
+static void features(uint32_t rows, uint64_t pairs, double x[3])
+{
+    x[0] = 1.0;
+    x[1] = rows / ROW_UNIT;
+    x[2] = (double)pairs / PAIR_UNIT;
+}
+
+/* Coefficients are costs: none is negative. One that the fit makes so is set to the least it may be, and the others
+ * become what fits best with that (the fit conditioned on it: theta - cov[.][i] / cov[i][i] * (theta[i] - least)). To
+ * set it alone would be wrong by far: rows and pairs of prompts grow together, and where a step of many rows costs less
+ * a row, pairs come out negative and rows too dear. */
+static void set_costs(struct budget *b)
+{
+    static const double least[3] = {0.0, 100.0 * ROW_UNIT, 0.001 * PAIR_UNIT};
+    double cov[3][3];
+    memcpy(cov, b->cov, sizeof cov);
+    memcpy(b->cost, b->theta, sizeof b->cost);
+    for (int i = 2; i >= 0; i--) {
+        double over = b->cost[i] - least[i], of = cov[i][i];
+        if (over >= 0)
+            continue;
+        for (int j = 0; j < 3 && of > 0; j++)
+            b->cost[j] -= cov[j][i] / of * over;
+        for (int j = 0; j < 3 && of > 0; j++)
+            for (int k = 0; k < 3; k++)
+                if (j != i && k != i)
+                    cov[j][k] -= cov[j][i] * cov[i][k] / of;
+        for (int j = 0; j < 3; j++)
+            cov[i][j] = cov[j][i] = 0;
+    }
+    for (int i = 0; i < 3; i++)
+        b->cost[i] = fmax(b->cost[i], least[i]);
+}
+
 /* Before anything is measured: slow, so that the first steps are short. 1 ms + 0.5 ms a row. */
 void budget_init(struct budget *b)
 {
@@ -17,27 +51,14 @@ void budget_init(struct budget *b)
     b->theta[2] = 20.0 * PAIR_UNIT;
     for (int i = 0; i < 3; i++)
         b->cov[i][i] = 100.0;
-}
-
-static void features(uint32_t rows, uint64_t pairs, double x[3])
-{
-    x[0] = 1.0;
-    x[1] = rows / ROW_UNIT;
-    x[2] = (double)pairs / PAIR_UNIT;
-}
-
-/* Coefficients are costs: none is negative. */
-static double theta(const struct budget *b, int i)
-{
-    static const double least[3] = {0.0, 100.0 * ROW_UNIT, 0.001 * PAIR_UNIT};
-    return b->theta[i] > least[i] ? b->theta[i] : least[i];
+    set_costs(b);
 }
 
 double budget_predict(const struct budget *b, uint32_t rows, uint64_t pairs)
 {
     double x[3];
     features(rows, pairs, x);
-    return theta(b, 0) + theta(b, 1) * x[1] + theta(b, 2) * x[2];
+    return b->cost[0] + b->cost[1] * x[1] + b->cost[2] * x[2];
 }
 
 void budget_learn(struct budget *b, uint32_t rows, uint64_t pairs, uint64_t ns)
@@ -67,11 +88,12 @@ void budget_learn(struct budget *b, uint32_t rows, uint64_t pairs, uint64_t ns)
                 for (int k = 0; k < 3; k++)
                     b->cov[j][k] *= 0.5;
     b->n++;
+    set_costs(b);
 }
 
 double budget_cost(const struct budget *b, uint64_t depth, uint32_t rows)
 {
-    return theta(b, 1) * (rows / ROW_UNIT) + theta(b, 2) * ((double)budget_pairs(depth, rows) / PAIR_UNIT);
+    return b->cost[1] * (rows / ROW_UNIT) + b->cost[2] * ((double)budget_pairs(depth, rows) / PAIR_UNIT);
 }
 
 uint32_t budget_rows(const struct budget *b, uint64_t depth, uint32_t max_rows, double ns)

@@ -267,5 +267,29 @@ START_TEST(test_sched_budget_learns_a_machine)
 }
 END_TEST
 
+/* A GPU: a step costs 5.6 ms and 16 us a row, whatever rows look at; its first one takes 200 ms more. Prompts of 1,000,
+ * then a few tokens: pairs grow with rows, and never come out as what makes them cheap. */
+START_TEST(test_sched_budget_sees_that_rows_are_cheap_together)
+{
+    struct budget b;
+    budget_init(&b);
+    for (int prompt = 0; prompt < 5; prompt++) {
+        for (uint32_t at = 0, n; at < 1000; at += n) {
+            n = budget_rows(&b, at, 1000 - at, 100e6);
+            n = n ? n : 1;
+            budget_learn(&b, n, budget_pairs(at, n), (prompt || at ? 0 : 200000000) + 5600000 + 16300 * (uint64_t)n);
+        }
+        for (uint32_t i = 0; i < 3; i++)
+            budget_learn(&b, 1, 1001 + i, 5616300);
+    }
+    double guess = budget_predict(&b, 1000, budget_pairs(0, 1000));
+    printf("predicted %.1f ms, truth 21.9 ms\n", guess / 1e6);
+    ck_assert_double_lt(guess, 1.5 * 21.9e6);
+    ck_assert_double_gt(guess, 0.7 * 21.9e6);
+    ck_assert_uint_ge(budget_rows(&b, 0, 100000, 100e6), 2000);
+}
+END_TEST
+
 UNIT_MAIN("sched", test_sched_keeps_its_rules, test_sched_moves_the_oldest_prompt_even_when_there_is_no_time,
-          test_sched_admits_a_prompt_that_needs_the_whole_pool, test_sched_budget_learns_a_machine)
+          test_sched_admits_a_prompt_that_needs_the_whole_pool, test_sched_budget_learns_a_machine,
+          test_sched_budget_sees_that_rows_are_cheap_together)

@@ -22,7 +22,7 @@ done
 sanitize() {
     local tool=$1 program=$2 log start=$SECONDS rc=0
     log=$logs/$tool-$(basename "$program")
-    HEARTH_SMALL=1 CK_FORK=no CK_DEFAULT_TIMEOUT=600 CK_VERBOSITY=normal timeout 240 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+    HEARTH_SMALL=1 CK_FORK=no compute-sanitizer --tool "$tool" --error-exitcode 9 \
         --kernel-name-exclude kernel_substring=nvjet --kernel-name-exclude kernel_substring=cublas \
         "$program" >"$log" 2>&1 || rc=$?
     if grep -q "no GPU (" "$log"; then

@@ -196,12 +196,14 @@ static void compare(const char *test, const struct backend_ops *on_cpu, const ch
 START_TEST(test_tiny_weights_give_the_same_distribution)
 {
     compare("tiny_weights_give_the_same_distribution", rounding_cpu(), "random:tiny",
-            (struct limits){N_IDS, 1e-3, 0.9});
+            (struct limits){ops_small() ? N_IDS / 4 : N_IDS, 1e-3, 0.9});
 }
 END_TEST
 
 START_TEST(test_random_weights_of_a_real_shape_give_the_same_distribution)
 {
+    if (ops_small())
+        return;
     compare("random_weights_of_a_real_shape_give_the_same_distribution", rounding_cpu(), "random:smollm2-135m",
             (struct limits){N_IDS, 0.4, 0.45});
 }
@@ -210,6 +212,8 @@ END_TEST
 START_TEST(test_a_real_model_gives_the_same_distribution)
 {
     const char *model = getenv("HEARTH_MODEL");
+    if (ops_small())
+        return;
     if (model && *model)
         compare("a_real_model_gives_the_same_distribution", &backend_cpu_ref, model,
                 (struct limits){N_REF, 2e-3, 0.95});

@@ -29,11 +29,16 @@ const struct backend_ops *ops_cuda(const char *test)
     return ops;
 }
 
+bool ops_small(void)
+{
+    return getenv("HEARTH_SMALL");
+}
+
 void ops_run_each(const struct ops_variant *v, size_t n, const char *test, int rounds, void (*check)(struct ops_trio *))
 {
     const struct ops_variant ref = {.ops = &backend_cpu_ref, .isa = "scalar", .threads = 1};
     unsigned long long seed = unit_seed(test);
-    if (getenv("HEARTH_SMALL") && rounds > 3) /* under a sanitizer */
+    if (ops_small() && rounds > 3)
         rounds = (rounds + 2) / 3;
     for (size_t i = 0; i < n; i++) {
         struct ops_variant three = v[i];

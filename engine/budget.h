@@ -14,7 +14,7 @@ struct budget {
     double theta[3]; /* a, b, c in ns for features 1, rows / 64, pairs / 65536 */
     double cov[3][3];
     double cost[3]; /* theta, none of them negative */
-    uint64_t n; /* steps seen */
+    uint64_t n;     /* steps seen */
 };
 
 void budget_init(struct budget *b);

@@ -310,6 +310,8 @@ int engine_kv_check(const char *dir, struct str *report, struct err *e);
 int engine_kv_speed(const char *dir, uint64_t *write_bps, uint64_t *read_bps, struct err *e);
 /* Bytes of a place in the tiers below the pool, for a plan. */
 uint64_t engine_kv_slot_bytes(const struct engine_plan *p);
+/* Host memory that they take: blocks, and the index of what is on drives. */
+uint64_t engine_kv_host_bytes(const struct engine_config *c, const struct engine_plan *p);
 /* Overwrite and remove all that a folder of kv.nvme.dirs holds, its secret included. 0 or -errno with e. */
 int engine_kv_purge(const char *dir, struct str *report, struct err *e);
 

@@ -55,6 +55,15 @@ static int open_gpu(struct tier **out, struct machine *m, struct err *e)
     return tier_gpu_open(out, &g, e);
 }
 
+uint64_t tiering_dram_bytes(const struct engine_config *c, uint64_t block_bytes)
+{
+    uint64_t least = 64 * tier_slot_bytes(block_bytes);
+    least = least < LEAST_DRAM ? LEAST_DRAM : least;
+    if (c->no_prefix_cache)
+        return 0;
+    return c->dram_bytes || !c->nvme_dirs[0] ? c->dram_bytes : least;
+}
+
 int tiering_open(struct kvcache *c, struct machine *m, int bell, struct err *e)
 {
     const struct engine_config *f = &m->config;
@@ -63,15 +72,12 @@ int tiering_open(struct kvcache *c, struct machine *m, int bell, struct err *e)
                            .block_bytes = m->layout.block_bytes,
                            .n_hbm = m->plan.n_blocks,
                            .bell = bell,
-                           .dram_bytes = f->dram_bytes,
+                           .dram_bytes = tiering_dram_bytes(f, m->layout.block_bytes),
                            .write_bytes_per_day = f->nvme_write_bytes_per_day};
     struct returns *returns = NULL;
     struct tiers *t = NULL;
-    if ((!f->dram_bytes && !f->nvme_dirs[0]) || f->no_prefix_cache)
+    if (!o.dram_bytes)
         return 0;
-    if (f->nvme_dirs[0] && !f->dram_bytes)
-        o.dram_bytes = LEAST_DRAM > 64 * tier_slot_bytes(o.block_bytes) ? LEAST_DRAM
-                                                                        : 64 * tier_slot_bytes(o.block_bytes);
     int ret = f->nvme_dirs[0] ? open_nvme(&o.nvme, &c->foreign, m, bell, e) : 0;
     if (ret || (ret = open_gpu(&o.gpu, m, e)))
         goto fail;

@@ -7,6 +7,9 @@
 #include "engine/kvcache.h"
 #include "engine/machine.h"
 
+/* Bytes of host memory for blocks that a configuration asks for: with NVMe at least what serves it. */
+uint64_t tiering_dram_bytes(const struct engine_config *c, uint64_t block_bytes);
+
 /* Open what m's configuration asks for and attach it to c; nothing asked for is fine. `bell` is rung when something
  * has moved (kv/aio.h). With NVMe the installation's secret comes from there, so that a later start
  * finds the same keys: m->config.secret is replaced. 0 or -errno with e. */

@@ -5,6 +5,7 @@
 #include "engine/engine.h"
 #include "engine/kv/nvme_index.h"
 #include "engine/kv/tier.h"
+#include "engine/tiering.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -164,6 +165,13 @@ int engine_kv_speed(const char *dir, uint64_t *write_bps, uint64_t *read_bps, st
 uint64_t engine_kv_slot_bytes(const struct engine_plan *p)
 {
     return tier_slot_bytes(p->kv_bytes_per_token * p->block_tokens);
+}
+
+uint64_t engine_kv_host_bytes(const struct engine_config *c, const struct engine_plan *p)
+{
+    uint64_t dram = tiering_dram_bytes(c, p->kv_bytes_per_token * p->block_tokens);
+    bool drives = dram && c->nvme_dirs[0];
+    return dram + (drives ? c->nvme_bytes / (engine_kv_slot_bytes(p) + ENTRY_BYTES) * ENTRY_BYTES : 0);
 }
 
 /* -- kv-purge */

@@ -1,6 +1,7 @@
 /* main - hearthd: the command line, and one action. */
 #include "engine/base/hash.h"
 #include "engine/base/log.h"
+#include "engine/base/sys.h"
 #include "engine/base/version.h"
 #include "server/app.h"
 #include "server/options.h"
@@ -78,6 +79,22 @@ static void print_tiers(const struct config *c, const struct engine_plan *p)
     }
 }
 
+static void print_need(const char *of, uint64_t needed, uint64_t available)
+{
+    printf("%-12s %10.3f GiB needed of %.3f GiB available%s\n", of, gib(needed), gib(available),
+           needed > available ? ": it does not fit; lower kv.bytes or kv.dram.bytes" : "");
+}
+
+/* The tiers take host memory. So does everything else, unless a GPU has memory of its own. */
+static void print_memory(const struct engine_config *c, const struct engine_plan *p)
+{
+    uint64_t own = p->weight_bytes + p->activation_bytes + p->kv_bytes, below = engine_kv_host_bytes(c, p);
+    bool gpu = strcmp(p->backend, "cuda") == 0;
+    print_need("memory", gpu ? own : own + below, p->memory_available);
+    if (gpu && below)
+        print_need("host memory", below, sys_memory_available());
+}
+
 /* What the configuration takes and what would fit, as far as it fits at all; nothing is loaded. */
 static int print_plan(const struct config *c, struct err *e)
 {
@@ -103,8 +120,7 @@ static int print_plan(const struct config *c, struct err *e)
         printf("             %10u tokens, %.3f GiB of KV each; %.1f sessions fit\n", n, gib(n * p.kv_bytes_per_token),
                (double)tokens / n);
     print_tiers(c, &p);
-    printf("memory       %10.3f GiB needed of %.3f GiB available\n",
-           gib(p.weight_bytes + p.activation_bytes + p.kv_bytes), gib(p.memory_available));
+    print_memory(&ec, &p);
     return EXIT_SUCCESS;
 }
 

@@ -212,6 +212,26 @@ def test_a_plan_of_a_large_model_is_arithmetic():
     assert abs(n["weights"] - weights * bf16 / 2**30) < 0.01
 
 
+def test_a_plan_counts_the_memory_of_the_tiers(tmp_path):
+    def needed(*sets):
+        r = Run("--plan", "--backend", "cpu", "--set", "model.random=tiny", "--set", "kv.bytes=64MiB",
+                *[x for s in sets for x in ("--set", s)])
+        assert r.code == 0, r.err
+        line = next(l for l in r.out.splitlines() if l.startswith("memory"))
+        return float(line.split()[1]), line
+
+    alone, line = needed()
+    assert "does not fit" not in line
+    with_dram, _ = needed("kv.dram.bytes=512MiB")
+    assert abs(with_dram - alone - 0.5) < 0.002
+    drives = ("kv.nvme.dirs=" + str(tmp_path), "kv.nvme.bytes=3GiB")
+    least, _ = needed(*drives)  # 256 MiB serve the drives, and each block there has 512 bytes of index
+    slot = 64 * 2 * 2 * 2 * 16 * 2  # tokens x layers x K and V x heads x dim x bf16
+    assert abs(least - alone - 0.25 - 3 * 512 / (slot + 512)) < 0.002
+    huge, line = needed("kv.dram.bytes=9000GiB")
+    assert huge > 9000 and "does not fit; lower kv.bytes or kv.dram.bytes" in line
+
+
 def test_a_plan_that_does_not_fit_still_tells_its_numbers():
     r = Run("--plan", "--set", "model.random=llama-8b", "--set", "kv.bytes=1MiB")
     assert r.code == 1 and "8388608" in r.errors[0]  # no pool can be that small

@@ -12,7 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ZEROS (1u << 20)
+#define ZEROS   (1u << 20)
+#define AT_ONCE 2048 /* entries */
 
 struct look {
     const struct nvme_dir *dir;
@@ -35,34 +36,47 @@ static void check_payload(struct look *l, const struct kv_entry *e, const struct
     n[!seal_equal(&seal, &e->seal)]++;
 }
 
-/* All entries of one index against their payloads. */
-static void check_entries(struct look *l, const char *name, int index, int slab, const struct nvme_shape *s,
-                          uint32_t n_slots, void *buf)
+/* Of one index: entries that are whole, and not; payloads that verify, and don't. */
+struct counts {
+    uint64_t held, damaged, payloads[2];
+};
+
+static void check_entry(struct look *l, const struct kv_entry *e, const struct nvme_shape *s, int slab, uint32_t slot,
+                        void *buf, struct counts *n)
 {
     static const struct kv_entry none;
-    struct kv_entry e;
-    uint64_t held = 0, damaged = 0, n[2] = {0, 0}; /* payloads that verify, that don't */
-    for (uint32_t i = 0; i < n_slots; i++) {
-        if (sys.pread(index, &e, sizeof e, (off_t)(ENTRY_SECTOR + (uint64_t)i * sizeof e)) != sizeof e)
+    if (memcmp(e, &none, sizeof *e) == 0)
+        return;
+    if (!entry_valid(e, s->block_tokens, s->format)) {
+        n->damaged++;
+        return;
+    }
+    n->held++;
+    if (slab >= 0 && l->has_secret)
+        check_payload(l, e, s, slab, slot, buf, n->payloads);
+}
+
+/* All entries of one index against their payloads, AT_ONCE of them read together into e. */
+static void check_entries(struct look *l, const char *name, int index, int slab, const struct nvme_shape *s,
+                          uint32_t n_slots, void *buf, struct kv_entry *e)
+{
+    struct counts n = {0};
+    for (uint64_t i = 0; i < n_slots; i += AT_ONCE) {
+        ssize_t got = sys.pread(index, e, AT_ONCE * sizeof *e, (off_t)(ENTRY_SECTOR + i * sizeof *e));
+        uint64_t there = got > 0 ? (uint64_t)got / sizeof *e : 0;
+        for (uint64_t k = 0; k < there && i + k < n_slots; k++)
+            check_entry(l, &e[k], s, slab, (uint32_t)(i + k), buf, &n);
+        if (there < AT_ONCE)
             break;
-        if (memcmp(&e, &none, sizeof e) == 0)
-            continue;
-        if (!entry_valid(&e, s->block_tokens, s->format)) {
-            damaged++;
-            continue;
-        }
-        held++;
-        if (slab >= 0 && l->has_secret)
-            check_payload(l, &e, s, slab, i, buf, n);
     }
     str_addf(l->report, "%s: blocks of %u tokens, %llu bytes: %llu held of %u; entries damaged: %llu; ", name,
-             s->block_tokens, (unsigned long long)s->block_bytes, (unsigned long long)held, n_slots,
-             (unsigned long long)damaged);
+             s->block_tokens, (unsigned long long)s->block_bytes, (unsigned long long)n.held, n_slots,
+             (unsigned long long)n.damaged);
     if (slab < 0 || !l->has_secret)
         str_addf(l->report, "payloads not checked: %s\n", slab < 0 ? "no slab" : "no secret");
     else
-        str_addf(l->report, "payloads that do not verify: %llu\n", (unsigned long long)n[1]);
-    l->damage |= damaged > 0 || n[1] > 0 || (held > 0 && (slab < 0 || !l->has_secret));
+        str_addf(l->report, "payloads that do not verify: %llu\n", (unsigned long long)n.payloads[1]);
+    l->damage |= n.damaged > 0 || n.payloads[1] > 0 || (n.held > 0 && (slab < 0 || !l->has_secret));
 }
 
 static int check_index(void *ctx, const char *name)
@@ -78,16 +92,18 @@ static int check_index(void *ctx, const char *name)
     int index = sys.open(path, O_RDONLY | O_NOFOLLOW, 0), slab = -1;
     int ret = index < 0 ? -errno : nvme_index_peek(index, &shape, &n_slots);
     void *buf = ret ? NULL : malloc(shape.block_bytes);
-    if (ret || !buf) {
+    struct kv_entry *e = ret ? NULL : malloc(AT_ONCE * sizeof *e);
+    if (ret || !buf || !e) {
         str_addf(l->report, "%s: %s\n", name,
                  ret == -EBADMSG ? "its header is damaged" : strerror(ret ? -ret : ENOMEM));
         l->damage = true;
     } else {
         strcpy(path + strlen(path) - 5, "slab");
         slab = sys.open(path, O_RDONLY | O_NOFOLLOW, 0);
-        check_entries(l, name, index, slab, &shape, n_slots, buf);
+        check_entries(l, name, index, slab, &shape, n_slots, buf, e);
     }
     free(buf);
+    free(e);
     if (slab >= 0)
         sys.close(slab);
     if (index >= 0)

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 
 #define HUGE_PAGE  (2u << 20)
+#define MOST_BLOCK (1u << 30)
 #define LEAST_RATE (32u << 20) /* bytes whose reading says how fast the drive is */
 
 struct header {
@@ -47,6 +48,14 @@ static bool header_valid(const struct header *h)
 {
     return memcmp(h->magic, magic, sizeof magic) == 0 && h->version == VERSION &&
            h->crc == crc32c(h, offsetof(struct header, crc));
+}
+
+/* Whoever knows the format can make a header whose CRC is right: what it says is not believed before it makes sense. */
+static bool shape_sane(const struct nvme_shape *s)
+{
+    return s->block_bytes > 0 && s->block_bytes % 8 == 0 && s->block_bytes <= MOST_BLOCK &&
+           s->slot_bytes >= s->block_bytes && s->slot_bytes <= 2 * (uint64_t)MOST_BLOCK && s->block_tokens > 0 &&
+           s->block_tokens <= ENTRY_MAX_IDS && s->format <= UINT8_MAX;
 }
 
 /* -- header and entries lie one after the other in memory as in the file */
@@ -211,7 +220,7 @@ int nvme_index_peek(int fd, struct nvme_shape *shape, uint32_t *n_slots)
     ssize_t n = sys.pread(fd, &h, sizeof h, 0);
     if (n < 0)
         return -errno;
-    if (n != sizeof h || !header_valid(&h))
+    if (n != sizeof h || !header_valid(&h) || !shape_sane(&h.shape))
         return -EBADMSG;
     *shape = h.shape;
     *n_slots = h.n_slots;

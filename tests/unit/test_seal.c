@@ -38,6 +38,35 @@ START_TEST(test_crc32c_gives_the_value_of_its_specification)
 }
 END_TEST
 
+/* The formula of seal.h, word by word. */
+static struct seal by_formula(size_t n)
+{
+    struct seal s;
+    for (int i = 0; i < 2; i++) {
+        s.v[i] = n * seal_multiplier(key.chunk[i], SEAL_LENGTH);
+        for (size_t at = 0; at < n; at += 8) {
+            uint32_t x, y;
+            uint64_t k = key.pair[i][at % SEAL_CHUNK / 8];
+            memcpy(&x, bytes + at, 4);
+            memcpy(&y, bytes + at + 4, 4);
+            x += (uint32_t)k;
+            y += (uint32_t)(k >> 32);
+            s.v[i] += (uint64_t)x * y * seal_multiplier(key.chunk[i], at / SEAL_CHUNK);
+        }
+    }
+    return s;
+}
+
+START_TEST(test_seal_is_what_its_formula_says_for_every_length)
+{
+    begin(unit_seed("lengths"));
+    for (size_t n = 0; n <= BYTES; n += 8) {
+        struct seal a = seal_of(n), b = by_formula(n);
+        ck_assert_msg(seal_equal(&a, &b), "%zu bytes", n);
+    }
+}
+END_TEST
+
 START_TEST(test_seal_sees_every_flipped_bit)
 {
     begin(unit_seed("flips"));
@@ -111,6 +140,6 @@ START_TEST(test_seals_of_other_keys_are_others)
 }
 END_TEST
 
-UNIT_MAIN("seal", test_crc32c_gives_the_value_of_its_specification, test_seal_sees_every_flipped_bit,
-          test_seal_sees_chunks_in_wrong_places_and_zeroed_ones, test_seal_is_the_same_in_any_order,
-          test_seals_of_other_keys_are_others)
+UNIT_MAIN("seal", test_seal_is_what_its_formula_says_for_every_length, test_crc32c_gives_the_value_of_its_specification,
+          test_seal_sees_every_flipped_bit, test_seal_sees_chunks_in_wrong_places_and_zeroed_ones,
+          test_seal_is_the_same_in_any_order, test_seals_of_other_keys_are_others)

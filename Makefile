@@ -42,7 +42,7 @@ REPLAYS  := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$(B)/tests/fuzz/replay_%)
 SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 .PRECIOUS: $(B)/%.o
 
-.PHONY: all bench bench-http bench-ops bench-model clean deps soak test test-run test-build unit fuzz fuzz-run serve help FORCE
+.PHONY: all bench bench-tiers bench-http bench-ops bench-model clean deps soak test test-run test-build unit fuzz fuzz-run serve help FORCE
 all: $(B)/hearthd $(B)/hearth-sim $(if $(filter 1,$(CUDA)),$(B)/libhearth_cuda.so) ##3 build/hearthd, build/hearth-sim, and build/libhearth_cuda.so where nvcc is
 
 $(B)/hearthd: $(B)/server/main.o $(B)/libhearth.a
@@ -158,6 +158,14 @@ test: ##2 set up and run every test (SAN=address,undefined or SAN=thread: with a
 
 bench: all $(B)/tests/bench/hearthd-stub ##5 the table of speed (LLAMA_SERVER=PATH for the rows beside llama.cpp)
 	@HEARTH_MODEL=$${HEARTH_MODEL:-$$(bash scripts/fetch_model.sh | tail -n 1)} python3 tests/bench/bench_server.py $(BENCH_ARGS)
+
+BENCH_DIR ?= /tmp
+bench-tiers: all $(B)/tests/bench/bench_tiers $(B)/tests/bench/bench_moves ##5 drives and DRAM beside plain reads, JSON rows (BENCH_DIR=FOLDER: 5 GB there)
+	@$(B)/tests/bench/bench_tiers T1 T8 $(BENCH_DIR)
+	@[ ! -w /dev/shm ] || $(B)/tests/bench/bench_tiers T1 /dev/shm
+	@$(B)/tests/bench/bench_moves T2 T3 T7 $(BENCH_DIR)
+	@python3 tests/bench/bench_resume.py T10 --backend cpu --model $${HEARTH_MODEL:-$$(bash scripts/fetch_model.sh | tail -n 1)} --vocab 49000 --format kv16 \
+	    --tokens 2048 --nvme 2GiB --dir $(BENCH_DIR)
 
 # A whole hearthd whose backend computes nothing.
 $(B)/tests/bench/hearthd-stub: $(B)/tests/bench/stub_backend.o $(B)/server/main.o $(B)/libhearth.a

@@ -44,6 +44,7 @@ static const struct named_shape {
     {"smollm2-135m", 30, 576, 9, 3, 64, 1536, 49152, 8192, 100000, 0, true},
     {"llama-1b", 16, 2048, 32, 8, 64, 8192, 128256, 131072, 500000, 32, true},
     {"llama-8b", 32, 4096, 32, 8, 128, 14336, 128256, 8192, 500000, 0, false},
+    {"llama-8b-128k", 32, 4096, 32, 8, 128, 14336, 128256, 131072, 500000, 8, false},
 };
 
 #define N_SHAPES (sizeof shapes / sizeof *shapes)

@@ -1,24 +1,26 @@
-/* bench_tiers - the NVMe tier beside what the drive gives: T1, a thousand blocks from the drive to DRAM; T8, an index
- * of a million entries at start.
+/* bench_tiers - the NVMe tier beside what the drive gives.
  *
- *     build/tests/bench/bench_tiers [FOLDER]      (default: /tmp; it takes 2 GiB and, for T8, 512 MiB there)
+ * usage: bench_tiers ROW ... [FOLDER]      T1 T8; FOLDER: default /tmp; T1 takes 2 GiB there, T8 512 MiB
  *
- * R is what plain O_DIRECT reads of the same file give at the same depth (pread in threads), taken by turns with the
- * tier: R T R T ..., medians. On CPUs that others share CPU time counts more than time.
+ * Prints one JSON object a line. R is what plain O_DIRECT reads of the same file give, 16 pieces at a time (pread in
+ * threads), taken by turns with the tier: R T R T ..., medians. CPU is of the whole process, and the bench sleeps on
+ * the tier's bell as the engine does. On CPUs that others share CPU time counts more than time. T1  a thousand blocks
+ * of 2 MiB from the drive to DRAM T8  ready with an index of a million entries, beside reading its file
  */
 #include "engine/base/rng.h"
 #include "engine/base/sys.h"
 #include "engine/kv/tier_gpu.h"
 #include "engine/kv/tier_nvme.h"
 #include "engine/kv/tiers.h"
+#include "tests/support/probe.h"
 
 #include <assert.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -27,39 +29,25 @@
 #define MEMORY  128 /* blocks of DRAM they go through */
 #define PAIRS   7
 #define ENTRIES 1000000
-
-struct sample {
-    double seconds, cpu;
-};
-
-static double cpu_now(void)
-{
-    struct rusage u;
-    getrusage(RUSAGE_SELF, &u);
-    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
-}
-
-static int by_seconds(const void *a, const void *b)
-{
-    const struct sample *x = a, *y = b;
-    return x->seconds < y->seconds ? -1 : x->seconds > y->seconds;
-}
-
-static struct sample median(struct sample *s)
-{
-    qsort(s, PAIRS, sizeof *s, by_seconds);
-    return s[PAIRS / 2];
-}
+#define GB      1e9
 
 static uint8_t *memory;
+static int bell;
+
+static void sleep_on_bell(void)
+{
+    struct pollfd p = {.fd = bell, .events = POLLIN};
+    uint64_t count;
+    if (sys.poll(&p, 1, 100) > 0 && sys.read(bell, &count, sizeof count) < 0)
+        return;
+}
 
 /* All blocks through a tier, in either direction. */
-static struct sample through(struct tier *t, enum tier_op op)
+static struct probe_time through(struct tier *t, enum tier_op op)
 {
     static struct tier_move moves[MEMORY];
     struct kv_entry e = {.magic = ENTRY_MAGIC};
-    double cpu = cpu_now();
-    uint64_t from = sys.now_ns();
+    struct probe_time begin = probe_begin();
     for (uint32_t i = 0; i < MEMORY; i++)
         moves[i].owner = NULL;
     for (int32_t sent = 0, got = 0; got < BLOCKS;) {
@@ -74,48 +62,13 @@ static struct sample through(struct tier *t, enum tier_op op)
         }
         struct tier_move *m = tier_ops(t)->reap(t);
         if (!m)
-            usleep(200); /* the engine would sleep on its bell */
+            sleep_on_bell();
         for (; m; m = m->next, got++) {
             assert(m->result == 0);
             m->owner = NULL;
         }
     }
-    return (struct sample){(double)(sys.now_ns() - from) / 1e9, cpu_now() - cpu};
-}
-
-/* The same bytes by plain reads, 16 at a time. */
-static struct sample plain(const char *path, struct aio *a)
-{
-    static struct aio_req reqs[16];
-    int fd = sys.open(path, O_RDONLY | O_DIRECT, 0);
-    assert(fd >= 0);
-    double cpu = cpu_now();
-    uint64_t from = sys.now_ns();
-    memset(reqs, 0, sizeof reqs);
-    for (uint64_t sent = 0, got = 0; got < BLOCKS;) {
-        for (int i = 0; i < 16 && sent < BLOCKS; i++) {
-            if (reqs[i].owner)
-                continue;
-            reqs[i] = (struct aio_req){.op = AIO_READ,
-                                       .fd = fd,
-                                       .buf = memory + (uint64_t)i * BLOCK,
-                                       .bytes = BLOCK,
-                                       .off = sent++ * BLOCK,
-                                       .owner = a};
-            int ret = aio_submit(a, &reqs[i]);
-            assert(ret == 0);
-            (void)ret;
-        }
-        struct aio_req *r = aio_reap(a);
-        if (!r)
-            usleep(200);
-        for (; r; r = r->next, got++) {
-            assert(r->result == 0);
-            r->owner = NULL;
-        }
-    }
-    sys.close(fd);
-    return (struct sample){(double)(sys.now_ns() - from) / 1e9, cpu_now() - cpu};
+    return probe_end(begin);
 }
 
 static struct tier_nvme_opts opts_of(const char *dir, uint64_t slot_bytes, uint64_t n)
@@ -124,7 +77,7 @@ static struct tier_nvme_opts opts_of(const char *dir, uint64_t slot_bytes, uint6
     o.shape.block_bytes = o.shape.slot_bytes = slot_bytes;
     o.shape.block_tokens = 64;
     o.shape.format = 2;
-    o.aio = (struct aio_opts){.kind = AIO_AUTO, .threads = 8, .bell = -1};
+    o.aio = (struct aio_opts){.kind = AIO_AUTO, .threads = 8, .bell = bell};
     return o;
 }
 
@@ -135,16 +88,22 @@ static void path_of(const char *dir, const struct nvme_shape *s, const char *wha
     snprintf(out, 400, "%s/kv1-%s.%s", dir, digest, what);
 }
 
+static double least_cpu(const struct probe_time *t, int n)
+{
+    double least = t[0].cpu;
+    for (int i = 1; i < n; i++)
+        least = t[i].cpu < least ? t[i].cpu : least;
+    return least;
+}
+
 static void bench_reads(const char *dir)
 {
-    struct sample r[PAIRS], t[PAIRS], w;
+    struct probe_time r[PAIRS], t[PAIRS], w;
     struct tier *tier;
-    struct aio *a;
     struct err e = {0};
     char path[400];
     struct tier_nvme_opts o = opts_of(dir, BLOCK, BLOCKS);
-    if (tier_nvme_open(&tier, &o, &e) != 0 ||
-        aio_open(&a, &(struct aio_opts){.kind = AIO_THREADS, .threads = 16, .depth = 16, .bell = -1}, &e) != 0) {
+    if (tier_nvme_open(&tier, &o, &e) != 0) {
         printf("T1: %s\n", e.text);
         return;
     }
@@ -152,24 +111,24 @@ static void bench_reads(const char *dir)
         if (tier_ops(tier)->take(tier, 0) < 0)
             printf("T1: no room for block %d\n", i);
     path_of(dir, &o.shape, "slab", path);
-    if (tier_ops(tier)->attach)
-        tier_ops(tier)->attach(tier, memory, MEMORY * BLOCK, -1, &e);
+    tier_ops(tier)->attach(tier, memory, MEMORY * BLOCK, bell, &e);
     w = through(tier, TIER_WRITE);
     for (int i = 0; i < PAIRS; i++) {
-        r[i] = plain(path, a);
+        r[i] = probe_read(path, BLOCKS * BLOCK, BLOCK, 16);
         t[i] = through(tier, TIER_READ);
     }
-    double gb = (double)BLOCKS * BLOCK / 1e9;
-    struct sample rm = median(r), tm = median(t);
+    double gb = (double)BLOCKS * BLOCK / GB;
+    struct probe_time rm = probe_median(r, PAIRS), tm = probe_median(t, PAIRS);
+    double cpu = least_cpu(t, PAIRS);
     struct tier_nvme_stats s;
     tier_nvme_get_stats(tier, &s);
-    printf("write     %.2f GB/s, %.1f ms CPU/GB (once)\n", gb / w.seconds, 1e3 * w.cpu / gb);
-    printf("R         %.2f GB/s, %.1f ms CPU/GB (pread, 16 threads, %d pairs)\n", gb / rm.seconds, 1e3 * rm.cpu / gb,
-           PAIRS);
-    printf("T1 tier   %.2f GB/s, %.1f ms CPU/GB (%s, direct %d): %.2f R\n", gb / tm.seconds, 1e3 * tm.cpu / gb, s.aio,
-           s.direct, rm.seconds / tm.seconds);
+    printf("{\"row\": \"T1\", \"folder\": \"%s\", \"io\": \"%s\", \"direct\": %d, \"GBps\": %.2f, \"R_GBps\": %.2f, "
+           "\"ratio\": %.3f, \"gate\": 0.92, \"cpu_ms_GB\": %.1f, \"cpu_least_ms_GB\": %.1f, \"cpu_gate\": 15, "
+           "\"R_cpu_ms_GB\": %.1f, \"write_GBps\": %.2f, \"write_cpu_ms_GB\": %.1f}\n",
+           dir, s.aio, s.direct, gb / tm.seconds, gb / rm.seconds, rm.seconds / tm.seconds, 1e3 * tm.cpu / gb,
+           1e3 * cpu / gb, 1e3 * rm.cpu / gb, gb / w.seconds, 1e3 * w.cpu / gb);
+    fflush(stdout);
     tier_close(tier);
-    aio_close(a);
 }
 
 /* A file of n entries that are whole, of chains of 100 blocks, written as the tier would have. */
@@ -213,28 +172,44 @@ static void drop_pages(const char *path)
     sys.close(fd);
 }
 
-static double read_all(const char *path, uint64_t bytes)
+/* Open everything on it. The seconds until the tier has read it, and until all is ready. */
+static struct tiers *open_index(struct tier_nvme_opts *o, double *tier_s, struct probe_time *ready)
 {
-    int fd = sys.open(path, O_RDONLY | O_DIRECT, 0);
-    uint64_t from = sys.now_ns();
-    for (uint64_t at = 0; fd >= 0 && at < bytes;) {
-        ssize_t n = sys.pread(fd, memory, 4 << 20, (off_t)at);
-        if (n <= 0)
-            break;
-        at += (uint64_t)n;
+    struct tier *tier;
+    struct tiers *t;
+    struct err e = {0};
+    static const struct seal_key key;
+    struct tier_gpu_opts g = {.be = NULL, .n_blocks = 16, .block_bytes = 4096, .key = &key};
+    struct tiers_opts to = {.block_tokens = 64,
+                            .format = 2,
+                            .block_bytes = 4096,
+                            .n_hbm = 16,
+                            .dram_bytes = 64 * 4096,
+                            .bell = -1,
+                            .no_bytes = true};
+    struct probe_time begin = probe_begin();
+    int ret = tier_nvme_open(&tier, o, &e);
+    *tier_s = probe_end(begin).seconds;
+    to.nvme = tier;
+    ret = ret ? ret : tier_gpu_open(&to.gpu, &g, &e);
+    ret = ret ? ret : tiers_open(&t, &to, &e);
+    *ready = probe_end(begin);
+    if (ret) {
+        fprintf(stderr, "T8: %s\n", e.text);
+        exit(EXIT_FAILURE);
     }
-    sys.close(fd);
-    return (double)(sys.now_ns() - from) / 1e9;
+    return t;
 }
 
 static void bench_index(const char *dir)
 {
     struct tier *tier;
-    struct tiers *t;
     struct err e = {0};
     char index[400], slab[400];
     struct tier_nvme_opts o = opts_of(dir, 4096, ENTRIES);
-    double tier_s[PAIRS], all_s[PAIRS], r_s[PAIRS];
+    double tier_s[PAIRS];
+    struct probe_time ready[PAIRS], plain[PAIRS];
+    struct tiers_stats s;
     int ret = tier_nvme_open(&tier, &o, &e); /* makes the files */
     if (ret) {
         printf("T8: %s\n", e.text);
@@ -245,49 +220,42 @@ static void bench_index(const char *dir)
     path_of(dir, &o.shape, "slab", slab);
     ret = truncate(slab, (off_t)ENTRIES * 4096); /* holes: payloads are not read here */
     make_index(index, &o.shape, ENTRIES);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < PAIRS; i++) {
         drop_pages(index);
-        r_s[i] = read_all(index, nvme_index_bytes(ENTRIES));
-        uint64_t from = sys.now_ns();
-        ret |= tier_nvme_open(&tier, &o, &e);
-        tier_s[i] = (double)(sys.now_ns() - from) / 1e9;
-        assert(ret == 0);
-        struct tiers_opts to = {.block_tokens = 64, .format = 2, .block_bytes = 4096, .n_hbm = 16, .nvme = tier};
-        to.dram_bytes = 64 * 4096;
-        to.bell = -1;
-        static const struct seal_key key;
-        struct tier_gpu_opts g = {.be = NULL, .n_blocks = 16, .block_bytes = 4096, .key = &key};
-        ret |= tier_gpu_open(&to.gpu, &g, &e);
-        to.no_bytes = true;
-        ret |= tiers_open(&t, &to, &e);
-        all_s[i] = (double)(sys.now_ns() - from) / 1e9;
-        assert(ret == 0);
-        struct tiers_stats s;
+        plain[i] = probe_read(index, nvme_index_bytes(ENTRIES) / 4096 * 4096, 4 << 20, 4);
+        drop_pages(index);
+        struct tiers *t = open_index(&o, &tier_s[i], &ready[i]);
         tiers_get_stats(t, &s);
-        if (i == 2)
-            printf(
-                "T8 index of %llu entries: read plainly %.2f s, read and checked %.2f s, ready %.2f s: %.2f x plain\n",
-                (unsigned long long)s.nvme_used, r_s[i], tier_s[i], all_s[i], all_s[i] / r_s[i]);
         tiers_close(t);
     }
+    struct probe_time p = probe_median(plain, PAIRS), r = probe_median(ready, PAIRS);
+    printf("{\"row\": \"T8\", \"folder\": \"%s\", \"entries\": %llu, \"plain_s\": %.3f, \"ready_s\": %.3f, \"ratio\": "
+           "%.2f, "
+           "\"gate\": 1.2, \"cpu_s\": %.2f, \"tier_s\": %.3f}\n",
+           dir, (unsigned long long)s.nvme_used, p.seconds, r.seconds, r.seconds / p.seconds, r.cpu, tier_s[0]);
+    fflush(stdout);
 }
 
 int main(int argc, char **argv)
 {
-    char dir[300];
-    snprintf(dir, sizeof dir, "%s/hearth-bench-XXXXXX", argc > 1 ? argv[1] : "/tmp");
+    char dir[300], sub[320], cmd[400];
+    snprintf(dir, sizeof dir, "%s/hearth-bench-XXXXXX", argc > 1 && argv[argc - 1][0] == '/' ? argv[argc - 1] : "/tmp");
     memory = mmap(NULL, MEMORY * BLOCK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    bell = sys.eventfd(0, 0);
     if (!mkdtemp(dir) || memory == MAP_FAILED || hash_init_library() != 0) {
         perror(dir);
         return EXIT_FAILURE;
     }
+    madvise(memory, MEMORY * BLOCK, MADV_HUGEPAGE); /* as the arena is */
     memset(memory, 1, MEMORY * BLOCK);
-    char reads[320], index[320], cmd[400];
-    snprintf(reads, sizeof reads, "%s/reads", dir);
-    snprintf(index, sizeof index, "%s/index", dir);
-    if (mkdir(reads, 0700) == 0 && mkdir(index, 0700) == 0) { /* one folder's cap holds for all that is in it */
-        bench_reads(reads);
-        bench_index(index);
+    for (int i = 1; i < argc; i++) { /* one folder's cap holds for all that is in it */
+        snprintf(sub, sizeof sub, "%s/%.8s", dir, argv[i]);
+        if (argv[i][0] == '/' || mkdir(sub, 0700) != 0)
+            continue;
+        if (strcmp(argv[i], "T1") == 0)
+            bench_reads(sub);
+        if (strcmp(argv[i], "T8") == 0)
+            bench_index(sub);
     }
     snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
     return system(cmd) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;

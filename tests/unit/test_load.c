@@ -67,7 +67,7 @@ START_TEST(test_loader_names_what_is_wrong_with_a_source)
         {"nowhere/model.gguf", ENOENT, "nowhere/model.gguf"},
         {"nowhere", ENOENT, "random:SHAPE"},
         {"Makefile", ENOTSUP, "gguf, random"},
-        {"random:huge", EINVAL, "tiny, tiny-128k, smollm2-135m, llama-1b, llama-8b"},
+        {"random:huge", EINVAL, "tiny, tiny-128k, smollm2-135m, llama-1b, llama-8b, llama-8b-128k"},
         {"random:", EINVAL, "no such shape"},
         {"random:tiny:", EINVAL, "seed"},
         {"random:tiny:-1", EINVAL, "seed"},

@@ -283,12 +283,13 @@ static void open_and_use(void)
                            .bell = -1,
                            .dram_bytes = (N / 2) * BLOCK};
     struct tier_gpu_opts g = {.be = good.be, .pool = good.pool, .block_bytes = BLOCK, .n_blocks = N, .key = &good.key};
-    struct tiers *t;
+    struct tiers *t = NULL;
     if (tier_nvme_open(&o.nvme, &no, &e) != 0) {
         must(e.code > 0 && e.text[0]);
         return;
     }
-    must(tier_gpu_open(&o.gpu, &g, &e) == 0 && tiers_open(&t, &o, &e) == 0);
+    must(tier_gpu_open(&o.gpu, &g, &e) == 0);
+    must(tiers_open(&t, &o, &e) == 0);
     tiers_check(t);
     bring_up(t);
     tiers_close(t);

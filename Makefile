@@ -204,7 +204,7 @@ GPU_TESTS := $(filter $(B)/tests/ops/test_cuda_% $(B)/tests/golden/test_cuda_%,$
 gpu-test: all $(GPU_TESTS) ##6 the tests of the CUDA backend (each skips where there is no GPU)
 	@B=$(B) bash scripts/gpu_test.sh
 
-GPU_BENCHES := $(patsubst %,$(B)/tests/bench/%,bench_gpu bench_linear bench_prefill bench_attn bench_long)
+GPU_BENCHES := $(patsubst %,$(B)/tests/bench/%,bench_gpu bench_linear bench_prefill bench_attn bench_long bench_moves)
 gpu-bench: all $(GPU_BENCHES) ##6 steps, prefill, sampler, linear layers, attention beside what the GPU allows, JSON rows (ROWS="E1 K8")
 	@B=$(B) bash scripts/gpu_run.sh bench $(ROWS)
 
@@ -214,13 +214,16 @@ gpu-serve: all $(GPU_BENCHES) ##6 a server on the GPU over HTTP: saturated, and 
 gpu-peers: all $(GPU_BENCHES) ##6 decode and prefill beside compiled PyTorch, which must be there, JSON rows (BENCH_ARGS=...)
 	@B=$(B) bash scripts/gpu_run.sh peers $(BENCH_ARGS)
 
+gpu-tiers: all $(GPU_BENCHES) ##6 KV between drives, DRAM and the GPU, sessions that resume, JSON rows (BENCH_DIR=FOLDER: 30 GB there)
+	@B=$(B) bash scripts/gpu_run.sh tiers $(BENCH_ARGS)
+
 gpu-long: all $(GPU_BENCHES) $(filter %/test_cuda_long,$(GPU_TESTS)) ##6 up to a million tokens, JSON rows (PART="rows equal 8b 1b")
 	@B=$(B) bash scripts/gpu_run.sh long $(PART)
 
 gpu-bundle: all $(GPU_TESTS) $(GPU_BENCHES) ##6 pack programs, libraries and scripts for a GPU host: build/gpu-bundle.tar.gz
 	@bash scripts/gpu_bundle.sh $(B) $(B)/gpu-bundle.tar.gz $(GPU_TESTS) $(GPU_BENCHES)
 
-.PHONY: gpu-test gpu-bench gpu-serve gpu-peers gpu-long gpu-bundle
+.PHONY: gpu-test gpu-bench gpu-serve gpu-peers gpu-tiers gpu-long gpu-bundle
 # -- set-up and running. Where there is no GPU, serving does not wait for its backend to be compiled.
 serve: ##1 set up, build, get the default model and serve it (MODEL=PATH: another; ARGS="--port 9000": flags)
 	@bash scripts/deps.sh

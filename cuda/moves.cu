@@ -2,13 +2,16 @@
  * steps. See backend.h.
  *
  * A move is a copy by the DMA engines and a seal kernel that reads the block on the card once (before the copy down,
- * after the copy up); then an event, and a word to the host that rings the bell. Down waits for an event of the steps'
- * stream; up waits for nothing, the caller knows that no step names the block.
+ * after the copy up) and writes the sums to the host by itself; then an event. Nothing else is queued: a small copy of
+ * the sums, or a call to the host between two moves, costs more than a block of 1 MiB. The bell hangs at a stream of
+ * its own, on the oldest move under way in its direction, and is hung again when that was taken. Down waits for an
+ * event of the steps' stream; up waits for nothing, the caller knows that no step names the block.
  *
  * Host memory is pinned in pieces by a thread of its own, from the beginning on, since gigabytes take seconds; a move
  * whose piece is not pinned yet is refused for now.
  *
- * Cost: bytes / link each way; the seal reads bytes once from device memory (1/60 of the time of the copy).
+ * Cost: bytes / link each way; the seal reads bytes once from device memory, with few blocks of threads, so that steps
+ * keep their SMs.
  */
 #include "cuda/cuda.cuh"
 
@@ -28,6 +31,8 @@ extern "C" {
 #define THREADS 256
 #define WARPS   (THREADS / 32)
 #define STREAMS 3
+#define BLOCKS  32                /* of threads: 300 GB/s, several times the link */
+#define WORDS   (SEAL_PAIRS / 32) /* of a chunk that a lane takes */
 
 struct move_flight { /* one move under way */
     struct backend_move *m;
@@ -38,8 +43,11 @@ struct move_lane {                /* a direction */
     cudaStream_t stream[STREAMS]; /* by turns: the seal of one move beside the copy of another */
     struct move_flight *ring;     /* [depth] */
     uint32_t first, n;
-    uint64_t *sums;      /* [depth][2] on the card */
+    uint64_t *sums;      /* [depth][3] on the card: two sums, blocks of threads that are done; zero between moves */
     uint64_t *host_sums; /* [depth][2] pinned */
+    cudaStream_t bell_stream;
+    std::atomic<bool> hangs; /* the bell, on a move under way */
+    int bell;
 };
 
 struct moves {
@@ -48,7 +56,6 @@ struct moves {
     cudaEvent_t queued;        /* on the steps' stream */
     struct seal_key *key;      /* on the card */
     uint64_t length[2];        /* multipliers of the length */
-    int bell;
     uint8_t *host;
     size_t host_bytes;
     std::atomic<size_t> pinned; /* bytes from the beginning that are */
@@ -56,61 +63,95 @@ struct moves {
     pthread_t pinner;
 };
 
-/* -- seals: a warp takes a chunk, 4 words a lane; a block of threads adds up before it goes to memory. */
+/* -- seals: a warp takes a chunk, WORDS words a lane, and the next ones; a block of threads adds up before it goes to
+ * memory. A lane multiplies its own part of a chunk: sums are linear. */
 
 static __device__ uint64_t pair_product(uint64_t w, uint64_t k)
 {
     return (uint64_t)((uint32_t)w + (uint32_t)k) * (uint32_t)((uint32_t)(w >> 32) + (uint32_t)(k >> 32));
 }
 
-/* Grid: chunks / WARPS, rounded up; a warp past the end has no words and adds nothing. Block: THREADS. Memory bound. */
-static __global__ void seal_kernel(uint64_t *sums, const uint64_t *words, uint64_t n_words, const seal_key *key)
+/* The last block of threads hands the sums to the host and leaves zeros. */
+static __device__ void hand_over(uint64_t *sums, uint64_t *host)
+{
+    __threadfence();
+    if (atomicAdd((unsigned long long *)&sums[2], 1ull) + 1 != gridDim.x)
+        return;
+    for (int i = 0; i < 2; i++)
+        host[i] = atomicExch((unsigned long long *)&sums[i], 0ull);
+    sums[2] = 0;
+    __threadfence_system();
+}
+
+/* Grid: at most BLOCKS. Block: THREADS. sums [3] zero; host [2], pinned. Latency bound: few threads by intent. */
+static __global__ void seal_kernel(uint64_t *sums, uint64_t *host, const uint64_t *words, uint64_t n_words,
+                                   const seal_key *key)
 {
     __shared__ uint64_t part[2][WARPS];
     uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    uint64_t chunk = (uint64_t)blockIdx.x * WARPS + warp, from = chunk * SEAL_PAIRS, a = 0, b = 0;
-    for (uint32_t j = lane; j < SEAL_PAIRS; j += 32)
-        if (from + j < n_words) {
-            uint64_t w = words[from + j];
-            a += pair_product(w, key->pair[0][j]);
-            b += pair_product(w, key->pair[1][j]);
-        }
+    uint64_t k[2][WORDS], a = 0, b = 0;
+    for (int i = 0; i < WORDS; i++) {
+        k[0][i] = key->pair[0][lane + 32 * i];
+        k[1][i] = key->pair[1][lane + 32 * i];
+    }
+    for (uint64_t c = (uint64_t)blockIdx.x * WARPS + warp; c * SEAL_PAIRS < n_words; c += (uint64_t)gridDim.x * WARPS) {
+        uint64_t w[WORDS], from = c * SEAL_PAIRS + lane, x = 0, y = 0;
+        for (int i = 0; i < WORDS; i++)
+            w[i] = from + 32 * i < n_words ? words[from + 32 * i] : 0;
+        for (int i = 0; i < WORDS; i++)
+            if (from + 32 * i < n_words) {
+                x += pair_product(w[i], k[0][i]);
+                y += pair_product(w[i], k[1][i]);
+            }
+        a += x * seal_multiplier(key->chunk[0], c);
+        b += y * seal_multiplier(key->chunk[1], c);
+    }
     for (int o = 16; o > 0; o /= 2) {
         a += __shfl_down_sync(~0u, a, o);
         b += __shfl_down_sync(~0u, b, o);
     }
     if (lane == 0) {
-        part[0][warp] = a * seal_multiplier(key->chunk[0], chunk);
-        part[1][warp] = b * seal_multiplier(key->chunk[1], chunk);
+        part[0][warp] = a;
+        part[1][warp] = b;
     }
     __syncthreads();
-    if (threadIdx.x < 2) {
+    if (threadIdx.x > 0)
+        return;
+    for (int i = 0; i < 2; i++) {
         uint64_t sum = 0;
-        for (int i = 0; i < WARPS; i++)
-            sum += part[threadIdx.x][i];
-        atomicAdd((unsigned long long *)&sums[threadIdx.x], (unsigned long long)sum);
+        for (int w = 0; w < WARPS; w++)
+            sum += part[i][w];
+        atomicAdd((unsigned long long *)&sums[i], (unsigned long long)sum);
     }
+    hand_over(sums, host);
 }
 
 static void queue_seal(struct moves *v, struct move_lane *l, uint32_t at, const struct backend_move *m)
 {
-    cudaStream_t stream = l->stream[at % STREAMS];
-    uint64_t words = m->bytes / 8, chunks = (words + SEAL_PAIRS - 1) / SEAL_PAIRS;
-    uint64_t *sums = l->sums + 2 * at;
-    CU(cudaMemsetAsync(sums, 0, 16, stream));
-    seal_kernel<<<(unsigned)((chunks + WARPS - 1) / WARPS), THREADS, 0, stream>>>(sums, (const uint64_t *)m->device,
-                                                                                  words, v->key);
+    uint64_t words = m->bytes / 8, chunks = (words + SEAL_PAIRS - 1) / SEAL_PAIRS,
+             blocks = (chunks + WARPS - 1) / WARPS;
+    seal_kernel<<<(unsigned)(blocks < BLOCKS ? blocks : BLOCKS), THREADS, 0, l->stream[at % STREAMS]>>>(
+        l->sums + 3 * at, l->host_sums + 2 * at, (const uint64_t *)m->device, words, v->key);
     LAUNCHED();
-    CU(cudaMemcpyAsync(l->host_sums + 2 * at, sums, 16, cudaMemcpyDeviceToHost, stream));
 }
 
 /* -- moving */
 
 static void CUDART_CB ring(void *arg)
 {
+    struct move_lane *l = (struct move_lane *)arg;
     uint64_t one = 1;
-    if (sys.write(*(const int *)arg, &one, sizeof one) < 0)
+    l->hangs.store(false); /* first: who is woken by the bell hangs it again */
+    if (sys.write(l->bell, &one, sizeof one) < 0)
         return; /* it rings already */
+}
+
+static void hang_bell(struct move_lane *l)
+{
+    if (l->bell < 0 || l->n == 0 || l->hangs.exchange(true))
+        return;
+    CU(cudaStreamWaitEvent(l->bell_stream, l->ring[l->first].done, 0));
+    CU(cudaLaunchHostFunc(l->bell_stream, ring, l));
 }
 
 int cuda_move(struct backend *be, struct backend_move *m)
@@ -134,10 +175,9 @@ int cuda_move(struct backend *be, struct backend_move *m)
         CU(cudaMemcpyAsync(m->host, m->device, m->bytes, cudaMemcpyDeviceToHost, stream));
     }
     CU(cudaEventRecord(l->ring[at].done, stream));
-    if (v->bell >= 0)
-        CU(cudaLaunchHostFunc(stream, ring, &v->bell));
     l->ring[at].m = m;
     l->n++;
+    hang_bell(l);
     return 0;
 }
 
@@ -163,8 +203,10 @@ struct backend_move *cuda_moved(struct backend *be)
 {
     struct moves *v = cuda_of(be)->moves;
     struct backend_move *list = NULL, **last = &list;
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
         take_done(v, &v->lanes[i], &last);
+        hang_bell(&v->lanes[i]);
+    }
     return list;
 }
 
@@ -190,11 +232,14 @@ static void *pin(void *arg)
     return NULL;
 }
 
-static void lane_open(struct move_lane *l, uint32_t depth)
+static void lane_open(struct move_lane *l, uint32_t depth, int bell)
 {
+    l->bell = bell;
+    CU(cudaStreamCreateWithFlags(&l->bell_stream, cudaStreamNonBlocking));
     for (int i = 0; i < STREAMS; i++)
         CU(cudaStreamCreateWithFlags(&l->stream[i], cudaStreamNonBlocking));
-    CU(cudaMalloc(&l->sums, depth * 16));
+    CU(cudaMalloc(&l->sums, depth * 24));
+    CU(cudaMemset(l->sums, 0, depth * 24));
     CU(cudaHostAlloc(&l->host_sums, depth * 16, cudaHostAllocDefault));
     l->ring = new struct move_flight[depth]();
     for (uint32_t i = 0; i < depth; i++)
@@ -205,6 +250,8 @@ static void lane_close(struct move_lane *l, uint32_t depth)
 {
     for (int i = 0; i < STREAMS; i++)
         CU(cudaStreamSynchronize(l->stream[i]));
+    CU(cudaStreamSynchronize(l->bell_stream));
+    CU(cudaStreamDestroy(l->bell_stream));
     for (uint32_t i = 0; i < depth; i++)
         CU(cudaEventDestroy(l->ring[i].done));
     delete[] l->ring;
@@ -223,11 +270,10 @@ int cuda_moves_open(struct backend *be, const struct seal_key *key, void *host, 
     if (!v)
         return err_set(e, ENOMEM, "cuda: out of memory");
     v->depth = depth;
-    v->bell = bell;
     v->host = (uint8_t *)host;
     v->host_bytes = host_bytes;
     for (int i = 0; i < 2; i++) {
-        lane_open(&v->lanes[i], depth);
+        lane_open(&v->lanes[i], depth, bell);
         v->length[i] = seal_multiplier(key->chunk[i], SEAL_LENGTH);
     }
     CU(cudaEventCreateWithFlags(&v->queued, cudaEventDisableTiming));

@@ -20,7 +20,7 @@ sort -u "$dir/libs" | grep -vE '/(libc|libm|libdl|libpthread|librt|libcuda|libcu
     xargs -I{} cp -L {} "$dir/lib/"
 rm "$dir/libs"
 install -D -t "$dir/scripts" scripts/gpu_test.sh scripts/gpu_run.sh
-install -D -t "$dir/tests/bench" tests/bench/bench_gpu_*.py tests/bench/peer_*.py
+install -D -t "$dir/tests/bench" tests/bench/bench_gpu_*.py tests/bench/bench_resume.py tests/bench/peer_*.py
 install -D -t "$dir/tests/support" tests/support/run.py
 install -D -t "$dir/tests" tests/skips.txt
 install -D -t "$dir/tests/api" tests/api/conftest.py tests/api/test_sdk.py tests/api/test_cuda.py

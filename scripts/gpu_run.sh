@@ -4,6 +4,8 @@
 # usage: gpu_run.sh bench [ROW ...]   steps, prefill, sampler, linear layers, attention (E1 E2 E3 E4 E6 K11 K8 K4 K1 K2 K3)
 #        gpu_run.sh serve [ARG ...]   a server over HTTP: arguments of tests/bench/bench_gpu_serve.py
 #        gpu_run.sh peers [ARG ...]   beside PyTorch: arguments of tests/bench/peer_llama.py
+#        gpu_run.sh tiers [ARG ...]   KV between drives, DRAM and HBM (bench_moves), then sessions that resume over HTTP:
+#                                     arguments of tests/bench/bench_resume.py
 #        gpu_run.sh long [PART ...]   a million tokens: rows (of attention over them, checked in double: test_cuda_long), and
 #                                     the parts of tests/bench/bench_long.c: equal, 8b, 1b; without any: all
 set -eu
@@ -29,6 +31,10 @@ bench)
     ;;
 serve) exec python3 tests/bench/bench_gpu_serve.py --hearthd "$b/hearthd" --bench "$bench" "$@" ;;
 peers) exec python3 tests/bench/peer_llama.py --bench "$bench" "$@" ;;
+tiers)
+    "$bench/bench_moves" T3 T7 T2 "${BENCH_DIR:-/tmp}"
+    exec python3 tests/bench/bench_resume.py T6 T5 T7 T10 --hearthd "$b/hearthd" --dir "${BENCH_DIR:-/tmp}" "$@"
+    ;;
 long)
     failed=0
     for part in "${@:-rows equal 8b 1b}"; do
@@ -42,7 +48,7 @@ long)
     exit $failed
     ;;
 *)
-    echo "gpu_run.sh: $what: must be bench, serve, peers or long" >&2
+    echo "gpu_run.sh: $what: must be bench, serve, peers, tiers or long" >&2
     exit 2
     ;;
 esac

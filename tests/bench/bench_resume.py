@@ -253,7 +253,7 @@ def t10(o):
         s.complete(prompt(o, 512, 1))
         warm, cached = [], []
         for i in range(sessions):
-            t, usage = s.complete(prompt(o, n, 50 + i) + prompt(o, SUFFIX, 5000 + i))
+            t, usage = s.complete(prompt(o, n, 50 + i))
             warm.append(t)
             cached.append(usage["prompt_tokens_details"]["cached_tokens"])
         c, w = statistics.median(cold), statistics.median(warm)

@@ -1,6 +1,7 @@
 /* bench_moves - KV blocks between a drive, host memory and the memory of a GPU, beside what the drive and the bus give.
  *
- * usage: bench_moves ROW ... [FOLDER]        T2 T3 T7; FOLDER: where T2 has its files (default /tmp; 3 GiB)
+ * usage: bench_moves ROW ... [FOLDER]        T2 T3 T7, or T7:SHAPE; FOLDER: where T2 has its files (default /tmp; 3
+ * GiB)
  *
  * Prints one JSON object a line. P is a copy of pinned memory one way, P2 both ways at once: pieces of 64 MiB by the
  * driver, nothing else; R is plain O_DIRECT reads of the same file, 16 at a time. Rate and probe by turns, medians.
@@ -490,9 +491,11 @@ static double steps(struct mini *m, struct dram *d)
     return median(t, n);
 }
 
-static void bench_t7(const struct backend_ops *ops)
+static void bench_t7(const struct backend_ops *ops, const char *shape)
 {
-    struct mini_opts o = {.source = "random:llama-8b",
+    char source[64];
+    snprintf(source, sizeof source, "random:%s", shape);
+    struct mini_opts o = {.source = source,
                           .backend = ops,
                           .format = KV_FORMAT_KV16,
                           .max_rows = 512,
@@ -523,9 +526,10 @@ static void bench_t7(const struct backend_ops *ops)
             lanes_reap(d.gpu);
     }
     double a = median(alone, PAIRS), b = median(beside, PAIRS);
-    printf("{\"row\": \"T7\", \"what\": \"decode step while swapping\", \"alone_ms\": %.3f, \"beside_ms\": %.3f, "
+    printf("{\"row\": \"T7\", \"what\": \"decode step while swapping\", \"model\": \"%s\", \"alone_ms\": %.3f, "
+           "\"beside_ms\": %.3f, "
            "\"ratio\": %.3f, \"gate\": 1.03, \"moved_GBps\": %.1f}\n",
-           a * 1e3, b * 1e3, b / a, moved / spent / GB);
+           shape, a * 1e3, b * 1e3, b / a, moved / spent / GB);
     fflush(stdout);
     dram_close(&d, mini_backend_of(m));
     mini_close(m);
@@ -541,8 +545,8 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "T3") == 0 && cuda)
             bench_t3(cuda);
-        if (strcmp(argv[i], "T7") == 0 && cuda)
-            bench_t7(cuda);
+        if (strncmp(argv[i], "T7", 2) == 0 && cuda)
+            bench_t7(cuda, argv[i][2] == ':' ? argv[i] + 3 : "llama-8b");
         if (strcmp(argv[i], "T2") != 0)
             continue;
         snprintf(dir, sizeof dir, "%s/hearth-moves-XXXXXX", under);

@@ -232,8 +232,11 @@ static void put_files(const uint8_t *data, size_t n)
         size[f] = good.size[f];
     for (size_t at = 0; at < n;)
         at += edit(data + at, n - at, size);
-    for (int f = 0; f < FILES; f++)
+    for (int f = 0; f < FILES; f++) {
+        if (size[f] < SLAB) /* what is cut off is zeros when the file grows again */
+            memset(now[f] + size[f], 0, SLAB - size[f]);
         put_file(f, size[f]);
+    }
 }
 
 /* -- what must hold */

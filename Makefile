@@ -158,6 +158,7 @@ test: ##2 set up and run every test (SAN=address,undefined or SAN=thread: with a
 
 bench: all $(B)/tests/bench/hearthd-stub ##5 the table of speed (LLAMA_SERVER=PATH for the rows beside llama.cpp)
 	@HEARTH_MODEL=$${HEARTH_MODEL:-$$(bash scripts/fetch_model.sh | tail -n 1)} python3 tests/bench/bench_server.py $(BENCH_ARGS)
+	@$(MAKE) --no-print-directory bench-tiers
 
 BENCH_DIR ?= /tmp
 bench-tiers: all $(B)/tests/bench/bench_tiers $(B)/tests/bench/bench_moves ##5 drives and DRAM beside plain reads, JSON rows (BENCH_DIR=FOLDER: 5 GB there)

@@ -6,6 +6,9 @@
  * A few rows over many keys (a new turn after a long history) would leave most SMs idle: their keys are cut into parts,
  * and a second launch merges the partial results. How many parts depends on the sequence alone.
  *
+ * CTAs drift apart as they go from tile to tile, and over very many keys what lies between the first and the last of
+ * them is soon more than L2 holds: there each kv head is a launch, which puts them in step again.
+ *
  * The kernels read kv16. The keys of kv8 that a call sees are widened before it (attn_widen.cu), into memory that was
  * taken at start: where it does not hold them all at once, for some sequences and kv heads after the others.
  */
@@ -14,7 +17,8 @@
 #include <algorithm>
 #include <assert.h>
 
-#define PART_KEYS 2048 /* a part has no fewer */
+#define PART_KEYS 2048      /* a part has no fewer */
+#define LONG_KEYS (1 << 18) /* see is_long */
 #define THREADS   256
 #define WARPS     (THREADS / 32)
 
@@ -91,10 +95,10 @@ static struct prefill_item *put_items(struct prefill_item *to, const struct cuda
     return to;
 }
 
-/* The blocks [*first, end) of its table that sequence s sees. Returns how many. */
+/* The blocks [*first, end) of its table that sequence s sees and that are widened. Returns how many. */
 static int32_t blocks_of(const struct step *st, int32_t s, const struct prefill_terms *t, int32_t *first)
 {
-    if (!tiles_of(st, s, t))
+    if (!t->block_tokens || !tiles_of(st, s, t))
         return 0;
     int32_t begin = t->key_begin, end = std::min(t->key_end, st->pos[st->seq_row[s + 1] - 1] + 1);
     if (t->window)
@@ -235,9 +239,22 @@ static void attend(struct cuda *c, const struct attn_args *a, const struct step_
     LAUNCHED();
 }
 
-/* From t->seq0 on as many sequences as have room when their keys are widened, a kv head at least; then as many of the
- * g_n heads at a time as have, all in equal launches. */
-static void fit(struct prefill_terms *t, const struct step *st, int64_t room, int32_t g_n)
+/* Tiles of a kv head enough for all SMs, over so many keys that their L2 holds a small part. */
+static bool is_long(const struct cuda *c, const struct step *st, const struct prefill_terms *t)
+{
+    int32_t tiles = 0, keys = 0;
+    for (int32_t s = t->seq0; s < t->seq1; s++)
+        if (tiles_of(st, s, t)) {
+            tiles += tiles_of(st, s, t);
+            keys = std::max(keys, keys_of(st, s, 0, t));
+        }
+    return tiles >= 3 * c->n_sm / 2 && keys >= LONG_KEYS;
+}
+
+/* The next launches: sequences from t->seq0 on, as many as have room when their keys are widened, a kv head at least;
+ * then as many of the g_n heads at a time as have, all in equal launches. */
+static void next_launches(struct prefill_terms *t, const struct cuda *c, const struct step *st, int64_t room,
+                          int32_t g_n)
 {
     int64_t blocks = 0;
     int32_t first;
@@ -250,57 +267,55 @@ static void fit(struct prefill_terms *t, const struct step *st, int64_t room, in
     t->n_kv_heads = blocks ? (int32_t)std::min<int64_t>(g_n, room / blocks) : g_n;
     while (g_n % t->n_kv_heads)
         t->n_kv_heads--;
+    if (is_long(c, st, t))
+        t->n_kv_heads = 1;
 }
 
-/* Attention over kv8; t: for all of the step. False, with nothing queued: one sequence alone has no room. */
-static bool attend_wide(struct cuda *c, const struct attn_args *a, const struct step_dev *at, struct prefill_terms t,
-                        bool hopper)
+/* The heads of the launch from kv head g on, as the kernels read them. */
+static struct kv_view view_of(struct cuda *c, const struct kv_view *kv, int32_t g)
 {
-    struct prefill *p = &c->prefill;
-    const struct step *st = a->step;
-    const int64_t room = (int64_t)(p->wide_bytes / widen_bytes(a->kv));
-    const int32_t g_n = t.n_kv_heads;
-    int32_t first;
-    t.block_tokens = (int32_t)a->kv->block_tokens;
-    for (int32_t s = 0; s < st->n_seqs; s++)
-        if (blocks_of(st, s, &t, &first) > room)
-            return false;
-    for (t.seq0 = 0; t.seq0 < st->n_seqs; t.seq0 = t.seq1) {
-        fit(&t, st, room, g_n);
-        if (!same(t, p->terms))
-            make_items(c, st, &t);
-        const struct kv_view kv = widen_view(a->kv, p->wide, t.n_kv_heads);
-        for (int32_t g = 0; p->n && g < g_n; g += t.n_kv_heads) {
-            widen(c, &kv, a->kv, g, p->block, p->n_blocks);
-            attend(c, a, at, &kv, g, hopper);
-        }
+    const struct prefill *p = &c->prefill;
+    struct kv_view v = *kv;
+    if (p->terms.block_tokens) {
+        v = widen_view(kv, p->wide, p->terms.n_kv_heads);
+        widen(c, &v, kv, g, p->block, p->n_blocks);
+        return v;
     }
-    return true;
+    v.layer_offset += (uint64_t)g * kv->head_stride;
+    v.n_kv_heads = (uint32_t)p->terms.n_kv_heads;
+    return v;
 }
 
 bool attn_prefill(struct cuda *c, const struct attn_args *a, const struct step_dev *at)
 {
+    const struct step *st = a->step;
     const int32_t g_n = (int32_t)a->kv->n_kv_heads;
     const bool wide = a->kv->format == KV_FORMAT_KV8;
     const struct kv_view kv = wide ? widen_view(a->kv, c->prefill.wide, g_n) : *a->kv;
+    const int64_t room = wide ? (int64_t)(c->prefill.wide_bytes / widen_bytes(a->kv)) : INT64_MAX;
     const int32_t hopper = c->major == 9 ? wgmma_tile(&kv) : 0;
-    const struct prefill_terms t = {.number = a->step->number,
-                                    .group = a->n_heads / g_n,
-                                    .n_kv_heads = g_n,
-                                    .head_dim = (int32_t)a->kv->head_dim,
-                                    .tile = hopper ? hopper : mma_tile(&kv),
-                                    .window = a->window,
-                                    .key_begin = a->key_begin,
-                                    .key_end = a->key_end,
-                                    .seq0 = 0,
-                                    .seq1 = a->step->n_seqs,
-                                    .block_tokens = 0};
+    struct prefill_terms t = {};
+    t.number = st->number;
+    t.group = a->n_heads / g_n;
+    t.head_dim = (int32_t)a->kv->head_dim;
+    t.tile = hopper ? hopper : mma_tile(&kv);
+    t.window = a->window;
+    t.key_begin = a->key_begin;
+    t.key_end = a->key_end;
+    t.block_tokens = wide ? (int32_t)a->kv->block_tokens : 0;
     if (!t.tile || a->q_stride % 4)
         return false;
-    if (wide)
-        return attend_wide(c, a, at, t, hopper);
-    if (!same(t, c->prefill.terms))
-        make_items(c, a->step, &t);
-    attend(c, a, at, &kv, 0, hopper);
+    for (int32_t s = 0, first; s < st->n_seqs; s++)
+        if (blocks_of(st, s, &t, &first) > room)
+            return false;
+    for (; t.seq0 < st->n_seqs; t.seq0 = t.seq1) {
+        next_launches(&t, c, st, room, g_n);
+        if (!same(t, c->prefill.terms))
+            make_items(c, st, &t);
+        for (int32_t g = 0; c->prefill.n && g < g_n; g += t.n_kv_heads) {
+            const struct kv_view part = view_of(c, a->kv, g);
+            attend(c, a, at, &part, g, hopper);
+        }
+    }
     return true;
 }

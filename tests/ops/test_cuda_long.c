@@ -6,8 +6,9 @@
  *
  * The truth takes q as the kernel rounds it (which is the only rounding that does not average out over the keys). What
  * is left is the rounding of a weight of the softmax, 2^-9 at most and 2^-9 / sqrt(3) in the mean, of each by itself,
- * and so of the row; and sums in float over 8,192 pieces. So a row of o is right to 2^-8 of its norm and lse to 2^-16.
- * A block of 64 keys left out, or another's in its place, moves lse by 2^-14 and o by 2^-7 in the mean.
+ * and so of the row; and sums in float over 8,192 pieces, which the tensor cores cut off instead of rounding: o is
+ * 2^-10 of itself short. So a row of o is right to 2^-8 of its norm and lse to 2^-16. A block of 64 keys left out, or
+ * another's in its place, moves lse by 2^-14 and o by 2^-7 in the mean.
  */
 #include "engine/base/rng.h"
 #include "engine/kv/fmt_kv16.h"

@@ -40,7 +40,7 @@ struct engine_config {
     char nvme_dirs[4096];              /* KV tier on drives: folders, one a drive, with commas between; empty = none */
     uint64_t nvme_bytes;               /* all of them together */
     uint64_t nvme_write_bytes_per_day; /* 0 = no bound */
-    uint8_t load_always;               /* 1 = never compute what could be loaded; 0 = what is sooner there */
+    uint8_t load_always;               /* 1 = never compute what could be loaded; 0 = what costs all least */
     uint8_t io_threads;                /* I/O of the tier: 0 = io_uring, or 8 threads without it; n = n - 1 threads */
     uint32_t max_rows;                 /* token rows a step; 0 = 512 */
     uint32_t max_seqs;                 /* sequences that run at once; 0 = 256 */
@@ -240,6 +240,7 @@ struct engine_tiers {
     uint64_t evicted_dram;                                   /* copies given up for room that NVMe has, too */
     uint64_t lost_dram, lost_nvme;                           /* the only copies below the pool */
     uint64_t not_stored;                                     /* full blocks that found no room in DRAM */
+    uint64_t swapped, dropped; /* full blocks of preempted sequences: a tier has them, or they are computed again */
     uint64_t refused_bytes, budget_bytes, bytes_per_day; /* write budget of NVMe: kept off, left now, a day (0: none) */
 };
 

@@ -23,6 +23,7 @@ struct kvcache {
     uint64_t queued;   /* number of the last queued step: blocks given back are released with it */
     uint64_t finished; /* the last step that has */
     uint64_t evictions;
+    uint64_t swapped, dropped;          /* full blocks of preempted sequences: with a copy below, or without any */
     uint64_t cached_tokens[TIER_COUNT]; /* prompt tokens that were not computed, by where their KV lay */
 
     struct kvcache_joins *joins; /* what is being computed: who comes later waits for it */
@@ -33,9 +34,12 @@ struct kvcache {
     struct tiers *tiers;
     struct returns *returns;     /* who comes back: learned from requests; NULL = LRU below */
     const struct budget *budget; /* what computing costs; NULL = nothing is known */
+    uint32_t step_rows;          /* most rows of a step */
     bool load_always;            /* never compute what could be loaded */
+    uint32_t others;             /* sequences that computing holds up, besides the one that is admitted */
     uint16_t *moving;            /* [n_blocks] references that moves hold */
     uint8_t *outcome;            /* [n_blocks] of the loads that have ended in this turn */
+    uint32_t *asleep;            /* [n_blocks] scratch: blocks of a sequence that only a drive has */
     struct kvcache_fetch {
         const struct seq *seq; /* NULL = free */
         int64_t ticket;
@@ -93,9 +97,15 @@ void kvcache_finish(struct kvcache *c, uint64_t step);
 
 /* Take over the tiers. returns may be NULL (taken over, too). 0 or -ENOMEM (nothing is taken over). */
 int kvcache_attach(struct kvcache *c, struct tiers *t, struct returns *returns);
-/* s was matched and extended: share what others are computing or loading, start loading what lies below and is sooner
- * loaded than computed, and announce the rest. Says what its request found in the cache. */
+/* s was matched and extended: share what others are computing or loading, start loading what lies below and costs
+ * less to load than to compute (find_cut; set c->others before), and announce the rest. Says what its request found in
+ * the cache. */
 void kvcache_load(struct kvcache *c, struct seq *s);
+/* s is about to be preempted, so that others can have n_free blocks at once. Swap or recompute: its full blocks that no
+ * tier has are copied to DRAM if that and the way back take less than computing them again (what has a copy needs
+ * nothing: loading or computing is chosen when s comes back). Their blocks stay held until they are copied; n_free of
+ * what s gives back are not. */
+void kvcache_swap(struct kvcache *c, struct seq *s, uint32_t n_free);
 /* s waits: bring what it will load to DRAM, as far as there is room. False: there is none now. */
 bool kvcache_fetch(struct kvcache *c, struct seq *s);
 /* It waits no longer. */

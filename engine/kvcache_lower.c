@@ -15,8 +15,9 @@ int kvcache_attach(struct kvcache *c, struct tiers *t, struct returns *returns)
     uint32_t n = pool_n_blocks(c->pool);
     c->moving = calloc(n, sizeof *c->moving);
     c->outcome = calloc(n, sizeof *c->outcome);
+    c->asleep = calloc(n, sizeof *c->asleep);
     c->fetches = calloc(KVCACHE_FETCHES, sizeof *c->fetches);
-    if (!c->moving || !c->outcome || !c->fetches)
+    if (!c->moving || !c->outcome || !c->asleep || !c->fetches)
         return -ENOMEM; /* kvcache_close frees what there is */
     c->tiers = t;
     c->returns = returns;
@@ -29,6 +30,7 @@ void kvcache_detach(struct kvcache *c)
     returns_close(c->returns);
     free(c->moving);
     free(c->outcome);
+    free(c->asleep);
     free(c->fetches);
 }
 
@@ -51,7 +53,10 @@ struct kv_ident kvcache_content(struct seq *s, uint32_t i)
 
 double kvcache_compute_ns(const struct kvcache *c, uint32_t i)
 {
-    return c->budget ? budget_cost(c->budget, (uint64_t)i * c->block_tokens, c->block_tokens) : 0;
+    uint32_t rows = c->block_tokens;
+    return c->budget ? budget_cost(c->budget, (uint64_t)i * rows, rows) +
+                           budget_predict(c->budget, 0, 0) * rows / c->step_rows
+                     : 0;
 }
 
 /* All blocks cost the same here. Dearer ones at the end of a chain would be kept for themselves, though they are of use
@@ -83,11 +88,52 @@ void kvcache_store(struct kvcache *c, struct seq *s, uint32_t i)
 
 /* -- loading */
 
-/* Loading ends when all that was asked for before has come; computing, when all blocks before it have been computed:
- * compute_ns, of these and of the block itself. */
-static bool sooner_loaded(const struct kvcache *c, uint32_t where, double compute_ns)
+/* Load or compute. What a drive has alone is cut in two: the blocks before the cut are computed while those behind it
+ * are read, all others being on their way or in DRAM. With the cut at m that takes as long as the longer of the two,
+ *
+ *     max(reads before ours + reads behind m, computing before m)
+ *
+ * and computing, whose time all share, holds up each other sequence as long: the sum over all of them is least at the
+ * cut. So an idle machine computes and reads at once, from both ends; the more wait, the more is read. */
+static uint32_t find_cut(const struct kvcache *c, const struct tiers_pace *p, uint32_t n_asleep)
 {
-    return c->load_always || !c->budget || (double)tiers_load_ns(c->tiers, where) < compute_ns;
+    double left = p->backlog_ns + p->read_ns * n_asleep, computed = 0, least = left;
+    uint32_t cut = 0;
+    for (uint32_t m = 1; m <= n_asleep; m++) {
+        left = m < n_asleep ? left - p->read_ns : 0;
+        computed += kvcache_compute_ns(c, c->asleep[m - 1]);
+        double cost = (left > computed ? left : computed) + c->others * computed;
+        if (cost >= least)
+            continue;
+        least = cost;
+        cut = m;
+    }
+    return cut < n_asleep ? c->asleep[cut] : UINT32_MAX;
+}
+
+/* The first block that is worth reading from a drive. */
+static uint32_t first_to_read(struct kvcache *c, struct seq *s, uint32_t from, uint32_t n_full)
+{
+    uint32_t n = 0;
+    if (!c->tiers || c->load_always || !c->budget || s->req->prefetch || s->req->no_cache)
+        return 0;
+    for (uint32_t i = from; i < n_full; i++) {
+        struct kv_ident who = kvcache_content(s, i);
+        if (tiers_where(c->tiers, &who) == 1u << TIER_NVME && tiers_loading(c->tiers, &who) < 0 &&
+            kvcache_coming(c, s, i) < 0)
+            c->asleep[n++] = i;
+    }
+    struct tiers_pace p = tiers_get_pace(c->tiers);
+    return find_cut(c, &p, n);
+}
+
+static bool sooner_loaded(const struct kvcache *c, uint32_t where, uint32_t i, uint32_t cut)
+{
+    if (cut == 0)
+        return true;
+    if (!(where & 1u << TIER_DRAM))
+        return i >= cut;
+    return tiers_get_pace(c->tiers).copy_ns < kvcache_compute_ns(c, i) * (1 + c->others);
 }
 
 /* Block i of s will be somebody else's, who is loading or computing it. */
@@ -102,7 +148,7 @@ static void share_block(struct kvcache *c, struct seq *s, uint32_t i, int32_t sh
 }
 
 /* Block i of s, absent, from below. True when it is on its way. */
-static bool load_block(struct kvcache *c, struct seq *s, uint32_t i, double compute_ns)
+static bool load_block(struct kvcache *c, struct seq *s, uint32_t i, uint32_t cut)
 {
     struct table_block *b = &s->table.blocks[i];
     struct kv_ident who = kvcache_content(s, i);
@@ -112,7 +158,7 @@ static bool load_block(struct kvcache *c, struct seq *s, uint32_t i, double comp
         share_block(c, s, i, shared);
         return true;
     }
-    if (!where || !(s->req->prefetch || sooner_loaded(c, where, compute_ns)) ||
+    if (!where || !(s->req->prefetch || sooner_loaded(c, where, i, cut)) ||
         tiers_load(c->tiers, &who, b->id, c->queued, 0) != 0)
         return false;
     kvcache_hold_for_move(c, b->id);
@@ -121,13 +167,13 @@ static bool load_block(struct kvcache *c, struct seq *s, uint32_t i, double comp
     return true;
 }
 
-/* Where the KV of full block i comes from that the pool does not have; compute_ns: of all absent blocks up to it. */
-static void find_block(struct kvcache *c, struct seq *s, uint32_t i, double compute_ns)
+/* Where the KV of full block i comes from that the pool does not have. */
+static void find_block(struct kvcache *c, struct seq *s, uint32_t i, uint32_t cut)
 {
     int32_t coming = s->req->prefetch ? -1 : kvcache_coming(c, s, i);
     if (coming >= 0 && !s->req->no_cache)
         share_block(c, s, i, coming);
-    else if (c->tiers && !s->req->no_cache && load_block(c, s, i, compute_ns))
+    else if (c->tiers && !s->req->no_cache && load_block(c, s, i, cut))
         return;
     else {
         kvcache_count_absent(c, s, i);
@@ -150,15 +196,41 @@ void kvcache_load(struct kvcache *c, struct seq *s)
     kvcache_key(s, n_keys - 1);
     if (c->returns && s->counts)
         s->turn = returns_use(c->returns, s->keys, n_keys, sys.now_ns() / 1000);
-    double compute_ns = 0;
-    for (uint32_t i = hits; i < n_full; i++) {
-        compute_ns += kvcache_compute_ns(c, i);
-        find_block(c, s, i, compute_ns);
-    }
+    uint32_t cut = first_to_read(c, s, hits, n_full);
+    for (uint32_t i = hits; i < n_full; i++)
+        find_block(c, s, i, cut);
     for (uint32_t i = c->tiers ? n_full : 0; i-- > 0;) { /* the last first: a chain is given up from its end */
         struct kv_ident who = kvcache_content(s, i);
         struct tiers_worth w = worth(c, s, i);
         tiers_use(c->tiers, &who, &w);
+    }
+}
+
+/* Copy full block i of s, which is published, to DRAM again. */
+static bool swap_block(struct kvcache *c, struct seq *s, uint32_t i)
+{
+    struct kv_ident who = kvcache_content(s, i);
+    struct tiers_worth w = worth(c, s, i);
+    double there_and_back = 2 * tiers_get_pace(c->tiers).copy_ns;
+    if (c->budget && there_and_back >= kvcache_compute_ns(c, i) * (1 + c->others))
+        return false;
+    int ret = tiers_store(c->tiers, &who, s->table.blocks[i].id, &w);
+    if (ret == 1)
+        kvcache_hold_for_move(c, s->table.blocks[i].id);
+    return ret >= 0;
+}
+
+void kvcache_swap(struct kvcache *c, struct seq *s, uint32_t n_free)
+{
+    uint32_t n = s->n_published, own = (uint32_t)s->table.n - n; /* what is not full is free at once */
+    if (!is_on(c))
+        return;
+    for (uint32_t i = 0; i < n; i++) {
+        struct kv_ident who = kvcache_content(s, i);
+        bool held = pool_refs(c->pool, s->table.blocks[i].id) > 1; /* others have it: it stays */
+        bool copy = held || tiers_where(c->tiers, &who) || (n - i + own > n_free && swap_block(c, s, i));
+        c->swapped += copy;
+        c->dropped += !copy;
     }
 }
 

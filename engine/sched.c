@@ -14,6 +14,7 @@ int sched_open(struct sched *s, const struct sched_limits *limits, struct kvcach
     s->limits = *limits;
     s->kv = kv;
     kv->budget = &s->budget;
+    kv->step_rows = limits->max_rows;
     budget_init(&s->budget);
     s->slots = calloc(limits->max_seqs, sizeof *s->slots);
     s->running = calloc(limits->max_seqs, sizeof *s->running);
@@ -119,8 +120,29 @@ static void leave_slot(struct sched *s, struct seq *q)
     s->slots_promised -= choices_to_come(q);
 }
 
-static void preempt(struct sched *s, struct seq *q)
+static uint64_t absent_rows(const struct seq *q)
 {
+    uint64_t begin, end;
+    return table_next_absent(&q->table, q->n_known, &begin, &end) ? q->n_known - begin : 0;
+}
+
+/* Sequences besides q that a step's time is lost for: those that wait, and those that run, but for those that have to
+ * wait for something else: for their readers, or for what they load. */
+static uint32_t count_others(const struct sched *s, const struct seq *q)
+{
+    uint32_t n = (uint32_t)s->n_waiting - (q->state == SEQ_WAITING);
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        const struct seq *o = s->running[i];
+        n += o != q && !seq_paused(o) && (o->n_loading == 0 || absent_rows(o) > 0);
+    }
+    return n;
+}
+
+/* q goes back to the queue, for others to have n_free blocks now. */
+static void preempt(struct sched *s, struct seq *q, uint32_t n_free)
+{
+    s->kv->others = count_others(s, q);
+    kvcache_swap(s->kv, q, n_free);
     leave_slot(s, q);
     int ret = wait_again(s, q);
     assert(ret == 0); /* sched_add made the room */
@@ -160,7 +182,7 @@ static void settle(struct sched *s)
     for (uint32_t i = 0; i < s->n_running;) {
         struct seq *q = s->running[i];
         if (q->n_loading > 0 && kvcache_settle(s->kv, q) != 0)
-            preempt(s, q); /* the next one has its place */
+            preempt(s, q, 1); /* the next one has its place */
         else
             i++;
     }
@@ -192,7 +214,7 @@ static bool ensure_blocks(struct sched *s, struct seq *q, uint64_t from, uint64_
             return true;
         }
         struct seq *victim = s->running[s->n_running - 1];
-        preempt(s, victim);
+        preempt(s, victim, kvcache_missing(s->kv, q, n_tokens) + 1);
         if (victim == q)
             return false;
     }
@@ -248,17 +270,12 @@ static void admit(struct sched *s)
             kvcache_release(s->kv, q);
             return;
         }
+        s->kv->others = count_others(s, q);
         kvcache_load(s->kv, q);
         leave_queue(s, q);
         s->slots_promised += slots - 1;
         enter_slot(s, q);
     }
-}
-
-static uint64_t absent_rows(const struct seq *q)
-{
-    uint64_t begin, end;
-    return table_next_absent(&q->table, q->n_known, &begin, &end) ? q->n_known - begin : 0;
 }
 
 /* Running sequences with prefill work, those with least left first; *oldest is the first of them in queue order. */

@@ -2,7 +2,8 @@
  *
  * Rules, in this order:
  *   1. Every running generation gets its row. If there is no block for it, the last of the running (lowest priority,
- *      latest arrival) is preempted: it gives its blocks back, keeps its tokens and waits at its old place.
+ *      latest arrival) is preempted: it gives its blocks back, keeps its tokens and waits at its old place. Swap or
+ *      recompute is a question of cost (kvcache_swap), and of each block.
  *   2. What is left of step_ms (by the cost model, budget.h) goes to prefill. Several prompts share it: equal shares of
  *      time, shortest remaining first, what one does not need flows on. The oldest always gets SCHED_MIN_CHUNK rows.
  *   3. Waiting sequences are admitted in order while there are slots, and blocks for all their known tokens, leaving

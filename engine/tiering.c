@@ -148,6 +148,8 @@ void tiering_publish(const struct kvcache *c, struct boundary_status *st)
         out.lost_dram = s.lost_dram;
         out.lost_nvme = s.lost_nvme;
         out.not_stored = s.not_stored;
+        out.swapped = c->swapped;
+        out.dropped = c->dropped;
         out.refused_bytes = s.refused_bytes;
         out.budget_bytes = s.budget_bytes;
         out.bytes_per_day = s.bytes_per_day;

@@ -36,6 +36,8 @@ static void take_tiers(const struct engine_tiers *t)
     metric_set(METRIC_TIER_BAD_NVME, t->verify_failed[2]);
     metric_set(METRIC_TIER_LATE, t->late);
     metric_set(METRIC_TIER_NOT_STORED, t->not_stored);
+    metric_set(METRIC_TIER_SWAPPED, t->swapped);
+    metric_set(METRIC_TIER_DROPPED, t->dropped);
     metric_set(METRIC_TIER_REFUSED, t->refused_bytes);
     metric_set(METRIC_TIER_BUDGET, t->budget_bytes);
     metric_set(METRIC_TIER_BUDGET_DAY, t->bytes_per_day);

@@ -87,6 +87,9 @@ X(TIER_BAD_NVME, COUNTER, ONE, "hearth_tier_verify_failures_total", "tier=\"nvme
 X(TIER_LATE, COUNTER, ONE, "hearth_tier_late_loads_total", "", "", "",
   "Loads given up at their deadline: computed again.")
 X(TIER_NOT_STORED, COUNTER, ONE, "hearth_tier_not_stored_total", "", "", "", "Full blocks that found no room in DRAM.")
+X(TIER_SWAPPED, COUNTER, ONE, "hearth_preempted_blocks_total", "left=\"swapped\"", "", "",
+  "Full blocks of preempted sequences, with a copy below the pool or without.")
+X(TIER_DROPPED, COUNTER, ONE, "hearth_preempted_blocks_total", "left=\"dropped\"", "", "", "")
 X(TIER_REFUSED, COUNTER, ONE, "hearth_tier_write_refused_bytes_total", "", "", "",
   "Bytes that DRAM gave up without their having been written to NVMe, under a budget.")
 X(TIER_BUDGET, GAUGE, ONE, "hearth_tier_write_budget_bytes", "", "", "", "Bytes that may be written to NVMe now.")

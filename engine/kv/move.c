@@ -522,10 +522,13 @@ const struct tiers_outcome *tiers_done(const struct tiers *t, uint32_t *n)
     return t->done;
 }
 
+struct tiers_pace tiers_get_pace(const struct tiers *t)
+{
+    return (struct tiers_pace){t->copy_ns, t->read_ns, t->read_ns * t->n_wait_nvme};
+}
+
 uint64_t tiers_load_ns(const struct tiers *t, uint32_t where)
 {
-    double ns = t->copy_ns;
-    if (!(where & 1u << TIER_DRAM))
-        ns += t->read_ns * (t->n_wait_nvme + 1);
-    return (uint64_t)ns;
+    struct tiers_pace p = tiers_get_pace(t);
+    return (uint64_t)(p.copy_ns + (where & 1u << TIER_DRAM ? 0 : p.read_ns + p.backlog_ns));
 }

@@ -78,6 +78,11 @@ const struct kv_entry *tiers_named(const struct tiers *t, const struct hash_key 
                                    uint32_t depth);
 /* Predicted ns until one more block from there would be in HBM. */
 uint64_t tiers_load_ns(const struct tiers *t, uint32_t where);
+/* What that is made of: a copy from DRAM; a read from NVMe, and all reads that wait already. */
+struct tiers_pace {
+    double copy_ns, read_ns, backlog_ns;
+};
+struct tiers_pace tiers_get_pace(const struct tiers *t);
 
 /* What is known of a content besides its name, for evict.h. Zeroes: nothing. */
 struct tiers_worth {

@@ -194,6 +194,30 @@ START_TEST(test_a_write_budget_keeps_most_of_the_hits_on_the_public_trace)
 }
 END_TEST
 
+/* Whatever is found is loaded, or what costs all requests least is: that must not cost first tokens, nor more of the
+ * hits than an idle machine computes while it reads. */
+START_TEST(test_loading_by_cost_is_no_later_than_loading_all_on_public_traces)
+{
+    for (int t = 0; t < 2; t++) {
+        if (!read_public("test_loading_by_cost_is_no_later_than_loading_all_on_public_traces",
+                         t ? "synthetic" : "conversation"))
+            return;
+        struct sim_opts o = {.tokens = {300000, 2 * M, 20 * M}, .row_tokens = 8};
+        struct sim_result all = run(o);
+        o.by_cost = true;
+        struct sim_result some = run(o);
+        printf("%s: hits %.2f %%, by cost %.2f %%; ttft p50 %.3f / %.3f, p90 %.3f / %.3f, p99 %.3f / %.3f s\n",
+               t ? "synthetic" : "conversation", 100 * sim_hit_rate(&all), 100 * sim_hit_rate(&some), all.ttft_p50,
+               some.ttft_p50, all.ttft_p90, some.ttft_p90, all.ttft_p99, some.ttft_p99);
+        ck_assert_double_ge(sim_hit_rate(&some), (t ? 0.7 : 0.95) * sim_hit_rate(&all));
+        ck_assert_double_le(some.ttft_p50, 1.01 * all.ttft_p50);
+        ck_assert_double_le(some.ttft_p90, 1.01 * all.ttft_p90);
+        ck_assert_double_le(some.ttft_p99, 1.01 * all.ttft_p99);
+        mooncake_free(&trace);
+    }
+}
+END_TEST
+
 /* -- reading */
 
 START_TEST(test_traces_that_are_none_are_refused)
@@ -225,4 +249,5 @@ UNIT_MAIN("sim", test_sim_gives_the_hits_of_exact_lru_on_a_small_trace,
           test_sim_is_the_same_again_and_accounts_for_all_tokens,
           test_a_small_budget_takes_more_of_the_hits_than_of_the_bytes,
           test_sim_gives_the_hits_of_exact_lru_on_public_traces, test_our_policy_is_never_below_lru_on_public_traces,
-          test_a_write_budget_keeps_most_of_the_hits_on_the_public_trace, test_traces_that_are_none_are_refused)
+          test_a_write_budget_keeps_most_of_the_hits_on_the_public_trace,
+          test_loading_by_cost_is_no_later_than_loading_all_on_public_traces, test_traces_that_are_none_are_refused)

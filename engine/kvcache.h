@@ -108,7 +108,10 @@ void kvcache_load(struct kvcache *c, struct seq *s);
 void kvcache_swap(struct kvcache *c, struct seq *s, uint32_t n_free);
 /* s waits: bring what it will load to DRAM, as far as there is room. False: there is none now. */
 bool kvcache_fetch(struct kvcache *c, struct seq *s);
-/* It waits no longer. */
+/* Does what is held for those that wait keep others from loading what they run with? Then those at the end of the queue
+ * have to give it back (kvcache_unfetch). */
+bool kvcache_starved(const struct kvcache *c);
+/* It waits no longer, or has to wait without. */
 void kvcache_unfetch(struct kvcache *c, struct seq *s);
 /* Once a turn: let moves go on. True when something happened. Then kvcache_settle for each sequence that is loading,
  * then kvcache_moved. */

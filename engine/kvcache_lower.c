@@ -381,6 +381,11 @@ bool kvcache_fetch(struct kvcache *c, struct seq *s)
     return true;
 }
 
+bool kvcache_starved(const struct kvcache *c)
+{
+    return c->tiers && tiers_starved(c->tiers);
+}
+
 void kvcache_unfetch(struct kvcache *c, struct seq *s)
 {
     for (uint32_t i = 0; s->n_fetched > 0 && i < KVCACHE_FETCHES; i++) {

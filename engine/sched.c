@@ -188,11 +188,24 @@ static void settle(struct sched *s)
     }
 }
 
+/* The last in the queue that has something held for it does without. */
+static bool give_way(struct sched *s)
+{
+    size_t i = s->n_waiting;
+    while (i > 0 && s->waiting[i - 1]->n_fetched == 0)
+        i--;
+    if (i > 0)
+        kvcache_unfetch(s->kv, s->waiting[i - 1]);
+    return i > 0;
+}
+
 bool sched_move(struct sched *s)
 {
     bool any = kvcache_move(s->kv);
     settle(s);
     kvcache_moved(s->kv);
+    if (kvcache_starved(s->kv))
+        return give_way(s) || any;
     for (size_t i = 0; s->kv->tiers && i < s->n_waiting && i < FETCH_SEQS; i++)
         if (!kvcache_fetch(s->kv, s->waiting[i]))
             break;

@@ -220,13 +220,18 @@ int64_t tiers_fetch(struct tiers *t, const struct kv_ident *who)
     struct item *i = tiers_item(t, who);
     if (!i || i->bad)
         return -ENOENT;
-    if (t->n_fetched >= t->dram.n_slots / 2) /* the other half is for loads that somebody waits for */
+    if (t->starved || t->n_fetched >= t->dram.n_slots / 2) /* the other half is for loads that somebody waits for */
         return -EAGAIN;
     if (i->in_dram == COPY_NONE && start_read(t, i) != 0)
         return -EAGAIN;
     tiers_pin(t, i);
     t->n_fetched++;
     return (int64_t)(i->generation & INT32_MAX) << 32 | tiers_id(t, i);
+}
+
+bool tiers_starved(const struct tiers *t)
+{
+    return t->starved;
 }
 
 void tiers_unfetch(struct tiers *t, int64_t ticket)
@@ -443,6 +448,7 @@ static void push_loads(struct tiers *t)
 {
     uint64_t now = sys.now_ns();
     bool reads_full = false, copies_full = false;
+    uint32_t n_without = 0; /* loads whose content has no place in DRAM */
     for (int32_t at = t->first_load, next; at != NONE; at = next) {
         struct load *l = &t->loads[at];
         struct item *i = &t->items[l->item];
@@ -453,8 +459,12 @@ static void push_loads(struct tiers *t)
             end_load(t, l, LOAD_FAILED);
         } else if (!copies_full) {
             copies_full = !push_load(t, l, &reads_full);
+            n_without += i->in_dram == COPY_NONE;
         }
     }
+    /* nor is anything under way that will free one */
+    t->starved = reads_full && t->n_fetched > 0 && n_without == t->n_loads && !t->n_reads && !t->n_writes &&
+                 !t->n_stores;
 }
 
 static void copy_came(struct tiers *t, struct load *l)

@@ -111,6 +111,9 @@ int32_t tiers_loading(const struct tiers *t, const struct kv_ident *who);
  * tiers_unfetch; -ENOENT: not known; -EAGAIN: no room. */
 int64_t tiers_fetch(struct tiers *t, const struct kv_ident *who);
 void tiers_unfetch(struct tiers *t, int64_t ticket);
+/* Loads wait for a place in DRAM, nothing under way will free one, and fetches hold some: nothing is fetched until the
+ * caller has given some back (those of the last in the queue first). As of the last turn. */
+bool tiers_starved(const struct tiers *t);
 
 /* -- by wish */
 /* Write the content to NVMe before others and beyond the budget. 0; -ENOENT: no copy below the pool; -ENOTSUP: no NVMe

@@ -102,6 +102,7 @@ struct tiers {
     double read_ns, copy_ns; /* a block's share of the time while reads (copies up) are under way: smoothed */
     uint64_t last_read_ns;   /* when the last read came */
     uint32_t n_fetched;      /* pins by fetches */
+    bool starved;            /* tiers_starved */
     struct tiers_stats stats;
 };
 

@@ -2,6 +2,7 @@
  * test holds. */
 #include "tests/support/unit.h"
 
+#include "engine/kvcache_int.h"
 #include "tests/support/slow_tier.h"
 #include "tests/support/tier_rig.h"
 
@@ -170,6 +171,73 @@ START_TEST(test_a_queued_request_has_its_blocks_fetched_while_it_waits)
 }
 END_TEST
 
+/* -- room in DRAM */
+
+static uint64_t submit_long(int32_t first, uint32_t n, int32_t priority)
+{
+    int32_t ids[200];
+    struct engine_request q = {.prompt = ids, .n_prompt = n, .max_tokens = 4, .n = 1, .in_memory = true};
+    struct err e = {0};
+    uint64_t id;
+    for (uint32_t i = 0; i < n; i++)
+        ids[i] = (int32_t)(i * 17 + i * i * 3) % FAKE_VOCAB;
+    ids[n - 1] = first;
+    q.sampling = hand_greedy();
+    q.priority = priority;
+    ck_assert_msg(engine_submit(r.h.front, &q, &id, &e) == 0, "%s", e.text);
+    return id;
+}
+
+/* Prompt 1 in front of who waits. */
+static uint64_t submit_first(void)
+{
+    int32_t ids[RIG_PROMPT];
+    struct engine_request q = {.prompt = ids, .n_prompt = RIG_PROMPT, .max_tokens = RIG_OUT, .n = 1, .priority = 1};
+    struct err e = {0};
+    uint64_t id;
+    rig_prompt(ids, 1);
+    q.sampling = hand_greedy();
+    ck_assert_msg(engine_submit(r.h.front, &q, &id, &e) == 0, "%s", e.text);
+    return id;
+}
+
+/* DRAM holds one chain alone, which no drive has. Its second half is held for a request that waits, so its first half
+ * can't be given up either (leaf first); and what is in front of that request in the queue has to be read. */
+START_TEST(test_what_is_fetched_for_later_makes_way_for_a_load_that_somebody_waits_for)
+{
+    struct rig_opts o = {.dirs = rig_dir(), .dram_slots = 10, .nvme_slots = 300, .n_blocks = 12};
+    rig_open(&r, &o);
+    rig_ask(&r, 1);
+    rig_close(&r);
+    rig_open(&r, &o);
+    struct tiers *t = rig_tiers(&r);
+    struct kvcache *kv = &r.h.loop.kv;
+    submit_long(1, 161, 0); /* ten blocks, in DRAM alone */
+    turn(100);
+    ck_assert_uint_eq(t->dram.n_slots - t->dram.n_free, 10);
+    kvcache_make_free(kv, 7); /* its first five stay in the pool */
+    uint64_t running = rig_submit(&r, 50);
+    submit_long(2, 161, 0); /* it waits, and its last five are held before the other one stores anything */
+    turn(3);
+    ck_assert_uint_eq(t->n_fetched, 5);
+    uint64_t id = submit_first();
+    rig_finish(&r, 50, running);
+    struct engine_event ev;
+    bool done = false;
+    for (int i = 0; i < 200 && !done; i++) {
+        loop_turn(&r.h.loop);
+        while (!done && engine_poll(r.h.front, &ev))
+            done = ev.type == ENGINE_DONE && ev.id == id;
+    }
+    ck_assert_msg(done, "%u loads wait, %u places are held for later", t->n_loads, t->n_fetched);
+    ck_assert_uint_eq(ev.cached_in[TIER_NVME], RIG_CACHED);
+    ck_assert_uint_eq(rig_stats(&r).late, 0);
+    turn(400);
+    ck_assert_uint_eq(r.h.loop.n_live, 0);
+    rig_close(&r);
+}
+END_TEST
+
 /* -- joined to a computation: no tiers are needed for that */
 
 static uint64_t rows;
@@ -238,4 +306,5 @@ UNIT_MAIN("late loads", test_a_prompt_that_is_being_computed_is_computed_once,
           test_late_loads_hold_nobody_back_and_are_computed_after_their_deadline,
           test_late_reads_may_come_when_their_request_is_long_gone, test_two_requests_share_one_load,
           test_a_shared_load_that_is_late_fails_or_is_left_by_one_harms_nobody,
-          test_a_queued_request_has_its_blocks_fetched_while_it_waits)
+          test_a_queued_request_has_its_blocks_fetched_while_it_waits,
+          test_what_is_fetched_for_later_makes_way_for_a_load_that_somebody_waits_for)

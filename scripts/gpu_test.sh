@@ -11,27 +11,36 @@ export PATH=$PATH:/usr/local/cuda/bin
 b=${B:-build} jobs=${JOBS:-6}
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
+export XDG_CACHE_HOME=$logs # algorithms that are timed while programs share the card must not stay
 
 programs=()
 for f in "$b"/tests/*/test_cuda_*; do
     [[ -x $f && $f != *.* ]] && programs+=("$f")
 done
 
-# One program under a tool. Kernels of cublasLt (nvjet) are left out: they hand shared memory over by the copy engine, which
-# racecheck does not follow and reports. So are its kernels that split K, whose workspace initcheck takes for never written.
+# One program under a tool. racecheck does not know the copy engine by which cublasLt's own kernels (nvjet) hand shared memory
+# over, and reports them; left out by its filters they crash. So they run, and reports of a race in them alone do not count.
+library='nvjet|cublas|cutlass'
 sanitize() {
-    local tool=$1 program=$2 log start=$SECONDS rc=0
+    local tool=$1 program=$2 log start=$SECONDS rc=0 small=3 options=(--error-exitcode 9) ours=0
     log=$logs/$tool-$(basename "$program")
-    HEARTH_SMALL=1 CK_FORK=no compute-sanitizer --tool "$tool" --error-exitcode 9 \
-        --kernel-name-exclude kernel_substring=nvjet --kernel-name-exclude kernel_substring=cublas \
-        "$program" >"$log" 2>&1 || rc=$?
+    if [ "$tool" = racecheck ]; then
+        small=12 options=(--print-limit 100000)
+    fi
+    HEARTH_SMALL=$small CK_FORK=no compute-sanitizer --tool "$tool" "${options[@]}" "$program" >"$log" 2>&1 || rc=$?
     if grep -q "no GPU (" "$log"; then
         grep -m1 "^SKIP" "$log"
-    elif [ $rc = 0 ]; then
-        echo "ok      $tool $(basename "$program") $((SECONDS - start)) s: $(grep -E 'SUMMARY' "$log" | tail -n 1)"
+        return
+    fi
+    if [ "$tool" = racecheck ]; then
+        ours=$(grep -E "access (at|by)" "$log" | grep -cvE "$library" || true)
+        grep -q "RACECHECK SUMMARY" "$log" || rc=1
+    fi
+    if [ $rc = 0 ] && [ "$ours" = 0 ]; then
+        echo "ok      $tool $(basename "$program") $((SECONDS - start)) s: $(grep SUMMARY "$log" | tail -n 1)"
     else
-        echo "FAILED  $tool $(basename "$program") $((SECONDS - start)) s, rc $rc"
-        grep -E "^=========|not ok|:[EF]:" "$log" | head -n 40
+        echo "FAILED  $tool $(basename "$program") $((SECONDS - start)) s, rc $rc, races in kernels of our own: $ours"
+        grep -E "^=========|:[EF]:" "$log" | grep -vE "$library" | head -n 40
     fi
 }
 
@@ -41,9 +50,9 @@ sanitize_all() {
         return
     fi
     export -f sanitize
-    export logs
-    # A million keys are no small shape; their kernels are those of test_cuda_prefill and test_cuda_attention.
-    printf '%s\n' "${programs[@]}" | grep -v test_cuda_long | xargs -P "$jobs" -I{} bash -c "sanitize $1 {}" | tee "$logs/$1.all"
+    export logs library
+    # A million keys and whole conversations are no small shapes; their kernels are in the other programs.
+    printf '%s\n' "${programs[@]}" | grep -vE 'test_cuda_(long|deterministic)' | xargs -P "$jobs" -I{} bash -c "sanitize $1 {}" | tee "$logs/$1.all"
     ! grep -q ^FAILED "$logs/$1.all"
 }
 

@@ -7,9 +7,9 @@ usage: bench_gpu_serve.py [--rows H3,128/128,1000/1000,...] [--weights fp8] [--f
 
 E7: so many requests are under way as the KV pool holds at their mean length (at most --at-once), each with a prompt of its
 own, a new one for each that ends. The first ones have a part of their answer in their prompt, so that they are spread over
-their lives as later ones are. When all first prompts are in, the server's own counters (/metrics) are read, and again after
---seconds: tokens generated between. The ceiling, of facts about the card in the same run: C, the copy rate (bench_gpu); G
-and A, rates of the library's best products of 2,048 rows (bench_linear) and of attention over 8,192 (peer_attention.py, or
+their lives as later ones are. When as many first tokens have come, the server's own counters (/metrics) are read, and again
+after --seconds: tokens generated between. The ceiling, of facts about the card in the same run: C, the copy rate (bench_gpu);
+G and A, rates of the library's best products of 2,048 rows (bench_linear) and of attention over 8,192 (peer_attention.py, or
 our own kernel):
 
     ctx = ISL + OSL/2    B = min(2048, (83.8e9 - weights - 4e9) / (ctx KV))    KV = 131072 bytes a token, kv8 65536
@@ -39,6 +39,7 @@ P, LAYERS, CARD, OTHER = 7.505e9, 6.979e9, 83.8e9, 4e9  # of Llama-3-8B; bytes o
 MOST = 1024  # requests under way
 H3_TOKENS, H3_SAMPLES, H3_GATE_MS = 1000, 15, 3
 TICKS = os.sysconf("SC_CLK_TCK")
+FIRST_TOKENS = "hearth_time_to_first_token_seconds_count"
 
 
 def say(**row):
@@ -145,7 +146,7 @@ async def saturate(server, isl, osl, at_once, seconds):
 
     begin = await asyncio.to_thread(server.counters)
     workers = [asyncio.create_task(worker(k)) for k in range(at_once)]
-    first = sum(isl + osl * k // at_once for k in range(at_once)) + begin["hearth_prompt_tokens_total"]
+    first = at_once + begin[FIRST_TOKENS]
     watch = asyncio.gather(*workers)
 
     async def pause(s):
@@ -153,7 +154,7 @@ async def saturate(server, isl, osl, at_once, seconds):
         if done:
             watch.result()  # a worker ends only by failing
 
-    while (await asyncio.to_thread(server.counters))["hearth_prompt_tokens_total"] < first:
+    while (await asyncio.to_thread(server.counters))[FIRST_TOKENS] < first:
         await pause(0.25)
     await pause(1)
     begin = await asyncio.to_thread(server.counters)

@@ -29,17 +29,18 @@ const struct backend_ops *ops_cuda(const char *test)
     return ops;
 }
 
-bool ops_small(void)
+int ops_small(void)
 {
-    return getenv("HEARTH_SMALL");
+    const char *s = getenv("HEARTH_SMALL");
+    return s && atoi(s) > 0 ? atoi(s) : 0;
 }
 
 void ops_run_each(const struct ops_variant *v, size_t n, const char *test, int rounds, void (*check)(struct ops_trio *))
 {
     const struct ops_variant ref = {.ops = &backend_cpu_ref, .isa = "scalar", .threads = 1};
     unsigned long long seed = unit_seed(test);
-    if (ops_small() && rounds > 3)
-        rounds = (rounds + 2) / 3;
+    if (ops_small())
+        rounds = (rounds + ops_small() - 1) / ops_small();
     for (size_t i = 0; i < n; i++) {
         struct ops_variant three = v[i];
         struct ops_trio t = {.rng = {seed}};

@@ -20,13 +20,14 @@ struct ops_trio {
     bool cuda;     /* linear layers: bfloat16 in, and a row's bits depend on the number of rows */
 };
 
-/* Are small shapes wanted (HEARTH_SMALL is set)? Under a sanitizer a kernel takes a hundred times as long. */
-bool ops_small(void);
+/* Under a sanitizer a kernel takes a hundred times as long: the part of their rounds that tests make (HEARTH_SMALL=3: a
+ * third), on small shapes. 0: all. */
+int ops_small(void);
 
 /* The CUDA backend of this build; NULL and a line SKIP for `test` where it can't work. */
 const struct backend_ops *ops_cuda(const char *test);
 
-/* Call check `rounds` times (a third of them when small) on each of n variants, with round 0, 1, ...; every
+/* Call check `rounds` times (a part of them when small) on each of n variants, with round 0, 1, ...; every
  * variant sees the same cases. */
 void ops_run_each(const struct ops_variant *v, size_t n, const char *test, int rounds,
                   void (*check)(struct ops_trio *));

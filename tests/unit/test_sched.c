@@ -214,6 +214,38 @@ START_TEST(test_sched_moves_the_oldest_prompt_even_when_there_is_no_time)
 }
 END_TEST
 
+/* Told here without the scheduler's own comparison: the highest priority first, of one priority the oldest. */
+START_TEST(test_sched_admits_by_priority_then_by_age)
+{
+    const int32_t priority[6] = {0, 2, -1, 2, 1, 0};
+    const uint64_t turn[6] = {2, 4, 5, 1, 6, 3}; /* ids, which are numbered from 1 */
+    struct kvcache kv;
+    struct sched s;
+    struct sched_limits limits = {.max_seqs = 1, .max_rows = 100, .step_ns = 1e12};
+    ck_assert_int_eq(hash_init_library(), 0);
+    ck_assert_int_eq(kvcache_open(&kv, 8, BT, true), 0);
+    ck_assert_int_eq(sched_open(&s, &limits, &kv), 0);
+    for (uint64_t i = 0; i < 6; i++) {
+        int32_t ids[4] = {(int32_t)i};
+        requests[i] = (struct request){
+            .id = i + 1, .order = i + 1, .n = 1, .n_prompt = 4, .max_tokens = 1, .priority = priority[i]};
+        seqs[i] = seq_open(&requests[i], 0, ids, NULL, 0, BT);
+        ck_assert_ptr_nonnull(seqs[i]);
+        ck_assert_int_eq(sched_add(&s, seqs[i]), 0);
+    }
+    for (uint64_t number = 1; number <= 6; number++) {
+        ck_assert_ptr_nonnull(sched_step(&s, number));
+        ck_assert_uint_eq(s.n_running, 1);
+        ck_assert_uint_eq(s.running[0]->req->id, turn[number - 1]);
+        kv.queued = number;
+        kvcache_finish(&kv, number);
+        remove_one(&s, (int)turn[number - 1] - 1);
+    }
+    sched_close(&s);
+    kvcache_close(&kv);
+}
+END_TEST
+
 /* The blocks of what finished in the last step come back although no step follows. */
 START_TEST(test_sched_admits_a_prompt_that_needs_the_whole_pool)
 {
@@ -291,5 +323,5 @@ START_TEST(test_sched_budget_sees_that_rows_are_cheap_together)
 END_TEST
 
 UNIT_MAIN("sched", test_sched_keeps_its_rules, test_sched_moves_the_oldest_prompt_even_when_there_is_no_time,
-          test_sched_admits_a_prompt_that_needs_the_whole_pool, test_sched_budget_learns_a_machine,
-          test_sched_budget_sees_that_rows_are_cheap_together)
+          test_sched_admits_by_priority_then_by_age, test_sched_admits_a_prompt_that_needs_the_whole_pool,
+          test_sched_budget_learns_a_machine, test_sched_budget_sees_that_rows_are_cheap_together)

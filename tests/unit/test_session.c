@@ -4,10 +4,12 @@
 #include "tests/support/unit.h"
 
 #include "engine/base/rng.h"
+#include "engine/base/sys.h"
 #include "engine/kv/tiers_int.h"
 #include "tests/support/fake_machine.h"
 #include "tests/support/hand_engine.h"
 
+#include <errno.h>
 #include <string.h>
 
 #define BT         16
@@ -371,6 +373,99 @@ START_TEST(test_what_is_kept_outlives_what_came_after_it)
 }
 END_TEST
 
+START_TEST(test_what_is_kept_on_a_drive_outlives_what_came_after_it)
+{
+    struct rig r;
+    rig_open(&r, 24, 32, 60);
+    struct talk *kept = &r.talks[0];
+    struct engine_question q = {.verb = ENGINE_KEEP, .keep_us = {0, 0, 1000000000}};
+    struct err e;
+    uint64_t id;
+    for (int i = 1; i < 8; i++) {
+        say(&r, &r.talks[i], 200, 4, false);
+        settle(&r);
+    }
+    say(&r, kept, 200, 4, false);
+    settle(&r);
+    ck_assert_uint_eq(truth(&r, kept).in[2], kept->leaf.n_blocks);
+    q.leaf = kept->leaf;
+    ck_assert_int_eq(engine_ask(r.h.front, &q, &id, &e), 0);
+    settle(&r);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 1; i < 8; i++) {
+            r.talks[i].n = 0;
+            say(&r, &r.talks[i], 200, 4, false);
+            settle(&r);
+        }
+        ck_assert_uint_eq(truth(&r, kept).in[2], round == 0 ? kept->leaf.n_blocks : 0);
+        ck_assert_uint_eq(truth(&r, kept).in[1], 0); /* in DRAM it was not asked for */
+        fake_now_ns += 2000000000000ull;
+    }
+    rig_close(&r);
+}
+END_TEST
+
+/* -- parked is durable: what a power cut leaves */
+
+static struct sys_table real;
+static int unsynced[16], n_unsynced, sync_error;
+
+static ssize_t noted_pwrite(int fd, const void *buf, size_t n, off_t off)
+{
+    int i = 0;
+    while (i < n_unsynced && unsynced[i] != fd)
+        i++;
+    if (i == n_unsynced)
+        unsynced[n_unsynced++] = fd;
+    return real.pwrite(fd, buf, n, off);
+}
+
+static int noted_fsync(int fd)
+{
+    for (int i = 0; !sync_error && i < n_unsynced; i++)
+        if (unsynced[i] == fd)
+            unsynced[i--] = unsynced[--n_unsynced];
+    errno = sync_error;
+    return sync_error ? -1 : real.fsync(fd);
+}
+
+START_TEST(test_parking_is_answered_when_all_is_synced_or_said_to_be_late)
+{
+    struct rig r;
+    rig_open(&r, 40, 64, 500);
+    real = sys;
+    sys.pwrite = noted_pwrite;
+    sys.fsync = noted_fsync;
+    for (int i = 0; i < 4; i++) {
+        say(&r, &r.talks[i], 200, 8, false);
+        if (i % 2)
+            settle(&r); /* it is written already, and was not synced */
+        struct engine_whereabouts w = ask(&r, &r.talks[i].leaf, ENGINE_PARK);
+        ck_assert_int_eq(w.answer, ENGINE_ANSWERED);
+        ck_assert_uint_eq(w.in[2], r.talks[i].leaf.n_blocks);
+        ck_assert_int_eq(n_unsynced, 0);
+    }
+    say(&r, &r.talks[4], 200, 8, false);
+    sync_error = EIO; /* never durable: that is not what it says */
+    struct engine_question q = {.verb = ENGINE_PARK, .leaf = r.talks[4].leaf};
+    struct engine_event ev = {0};
+    struct err e;
+    uint64_t id;
+    ck_assert_int_eq(engine_ask(r.h.front, &q, &id, &e), 0);
+    for (int i = 0; i < 1000; i++)
+        loop_turn(&r.h.loop);
+    ck_assert(!engine_poll(r.h.front, &ev));
+    fake_now_ns += (ENGINE_PARK_S + 1) * 1000000000ull;
+    for (int i = 0; i < 10; i++)
+        loop_turn(&r.h.loop);
+    ck_assert(engine_poll(r.h.front, &ev) && ev.type == ENGINE_SAYS);
+    ck_assert_int_eq(ev.says.answer, ENGINE_LATE);
+    sys.pwrite = real.pwrite;
+    sys.fsync = real.fsync;
+    rig_close(&r);
+}
+END_TEST
+
 /* A prompt of 30 blocks that sleep on the drive, each read in read_ns and computed in 8 ms, comes while n others are
  * answered: how many tokens are loaded. */
 static uint64_t load_beside(struct rig *r, const struct talk *t, double read_ns, uint32_t n)
@@ -431,4 +526,5 @@ UNIT_MAIN("session", test_a_chain_is_read_or_computed_as_it_costs_all_least,
           test_what_was_parked_is_found_by_its_leaf_after_a_restart, test_what_is_brought_up_makes_way_for_who_waits,
           test_a_chain_is_found_from_a_rung_when_its_end_is_gone, test_parking_says_what_it_can_not_do,
           test_what_stays_in_memory_is_not_written_until_somebody_else_has_it,
-          test_what_is_kept_outlives_what_came_after_it)
+          test_what_is_kept_outlives_what_came_after_it, test_what_is_kept_on_a_drive_outlives_what_came_after_it,
+          test_parking_is_answered_when_all_is_synced_or_said_to_be_late)

@@ -247,6 +247,53 @@ START_TEST(test_tiers_lose_a_quarter_when_one_of_four_folders_is_lost)
 }
 END_TEST
 
+/* Each chain begins on another drive: else prompts of one block would all lie on the first. */
+START_TEST(test_tiers_begin_their_chains_on_all_drives)
+{
+    struct rig r;
+    char dirs[300];
+    uint32_t on[4] = {0};
+    snprintf(dirs, sizeof dirs, "%s,%s,%s,%s", rig_dir(), rig_dir(), rig_dir(), rig_dir());
+    rig_open(&r, &(struct rig_opts){.dirs = dirs, .nvme_slots = 2000});
+    for (int n = 1; n <= 64; n++)
+        rig_ask(&r, n);
+    struct tiers *t = rig_tiers(&r);
+    for (uint32_t n = 0; n < t->n_items; n++)
+        if (t->items[n].used && t->items[n].in_nvme == COPY_READY && tiers_entry(t, &t->items[n])->depth == 0)
+            on[t->items[n].nvme % 4]++;
+    printf("chains begun on four drives: %u %u %u %u\n", on[0], on[1], on[2], on[3]);
+    ck_assert_uint_eq(on[0] + on[1] + on[2] + on[3], 64);
+    for (int d = 0; d < 4; d++)
+        ck_assert_uint_ge(on[d], 5);
+    rig_close(&r);
+}
+END_TEST
+
+/* That the policy is better than LRU is shown on traces (test_sim); here, that the engine uses it. */
+START_TEST(test_tiers_price_their_copies_by_what_was_learned_of_returns)
+{
+    struct rig r;
+    rig_open(&r, &(struct rig_opts){.dirs = rig_dir(), .dram_slots = 64});
+    for (int n = 1; n <= 4; n++)
+        rig_ask(&r, n);
+    struct tiers *t = rig_tiers(&r);
+    uint64_t now = fake_now_ns / 1000;
+    uint32_t seen = 0;
+    for (uint32_t n = 0; n < t->n_items; n++) {
+        const struct item *i = &t->items[n];
+        if (!i->used || i->in_dram != COPY_READY || i->in_nvme != COPY_READY)
+            continue;
+        seen++;
+        ck_assert_double_lt(evict_worth(t->in_dram, i->dram, now + 86400000000u),
+                            evict_worth(t->in_dram, i->dram, now));
+        ck_assert_double_lt(evict_worth(t->in_nvme, i->nvme, now + 86400000000u),
+                            evict_worth(t->in_nvme, i->nvme, now));
+    }
+    ck_assert_uint_ge(seen, 20);
+    rig_close(&r);
+}
+END_TEST
+
 START_TEST(test_tiers_refuse_a_folder_that_another_daemon_has)
 {
     struct rig a, b;
@@ -335,6 +382,7 @@ UNIT_MAIN("tiers", test_tiers_change_no_token_when_dram_is_tiny,
           test_tiers_catch_each_flipped_bit_before_a_token_depends_on_it,
           test_tiers_compute_a_hole_and_load_what_comes_after_it, test_tiers_find_their_blocks_again_after_a_restart,
           test_tiers_hit_nothing_when_anything_that_decides_the_bytes_has_changed,
-          test_tiers_lose_a_quarter_when_one_of_four_folders_is_lost,
+          test_tiers_lose_a_quarter_when_one_of_four_folders_is_lost, test_tiers_begin_their_chains_on_all_drives,
+          test_tiers_price_their_copies_by_what_was_learned_of_returns,
           test_tiers_refuse_a_folder_that_another_daemon_has, test_tiers_never_take_more_than_they_may,
           test_tiers_keep_to_their_write_budget)

@@ -7,6 +7,7 @@
 #include "tests/support/tier_rig.h"
 
 #include <errno.h>
+#include <string.h>
 
 static struct rig r;
 static struct slow_tier *slow;
@@ -40,6 +41,9 @@ START_TEST(test_late_loads_hold_nobody_back_and_are_computed_after_their_deadlin
     ck_assert_uint_eq(r.h.loop.sched.n_running, 1);
     ck_assert_uint_eq(rig_finish(&r, 50, rig_submit(&r, 50)), 0); /* another one runs from its beginning to its end */
     ck_assert_uint_eq(slow->n_held, 6);
+    turn(20);
+    ck_assert_uint_eq(rig_stats(&r).nvme[1].moves, 0); /* reads first: what it leaves to be written waits for them */
+    ck_assert_uint_ge(rig_stats(&r).nvme[1].queued, 6);
     fake_now_ns += 10000000000u;
     ck_assert_uint_eq(rig_finish(&r, 1, id), 0);
     ck_assert_uint_eq(rig_stats(&r).late, 6);
@@ -49,11 +53,18 @@ START_TEST(test_late_loads_hold_nobody_back_and_are_computed_after_their_deadlin
     ck_assert_uint_gt(rig_stats(&r).lost_dram + rig_stats(&r).evicted_dram, 0);
     struct tiers *t = rig_tiers(&r);
     uint32_t filling = 0;
-    for (uint32_t i = 0; i < t->n_items; i++)
-        filling += t->items[i].used && t->items[i].in_dram == COPY_FILLING;
+    for (uint32_t n = 0; n < t->n_items; n++) {
+        const struct item *i = &t->items[n];
+        if (!i->used || i->in_dram != COPY_FILLING)
+            continue;
+        filling++;
+        ck_assert_uint_eq(i->nvme_pins, 1); /* the place that is being read is given to nobody, either */
+        ck_assert_int_eq(evict_state(t->in_nvme, i->nvme), EVICT_HELD);
+    }
     ck_assert_uint_eq(filling, 6);
     slow_tier_let_go(slow); /* the data comes, long after the blocks were computed */
     rig_settle(&r);
+    ck_assert_uint_ge(rig_stats(&r).nvme[1].moves, 6);
     ck_assert_uint_eq(rig_stats(&r).nvme[0].queued, 0);
     ck_assert_uint_eq(rig_ask(&r, 1), RIG_CACHED);               /* the pool has given it up meanwhile */
     ck_assert_uint_ge(r.h.loop.kv.cached_tokens[TIER_DRAM], 64); /* what came late serves now */
@@ -238,6 +249,87 @@ START_TEST(test_what_is_fetched_for_later_makes_way_for_a_load_that_somebody_wai
 }
 END_TEST
 
+/* Does block `depth` of a prompt lie in this slot of the drive? */
+static bool lies_in(int32_t slot, int32_t number, uint32_t depth)
+{
+    const struct kv_entry *e = tier_ops(rig_tiers(&r)->nvme)->entry(rig_tiers(&r)->nvme, slot);
+    int32_t ids[RIG_PROMPT];
+    rig_prompt(ids, number);
+    for (uint32_t i = 0; e && i < 16; i++)
+        if (e->ids[i][0] != ids[16 * depth + i])
+            return false;
+    return e && e->depth == depth;
+}
+
+START_TEST(test_queued_requests_are_fetched_for_in_their_order_and_around_a_hole)
+{
+    const int32_t queue[3] = {3, 1, 2};
+    begin(8);
+    struct tiers *t = rig_tiers(&r);
+    for (int32_t slot = 0; slot < tier_head(t->nvme)->n_slots; slot++)
+        if (lies_in(slot, 1, 2))
+            tiers_retire(t, &t->items[t->nvme_item[slot]]);
+    uint64_t a = rig_submit(&r, 50);
+    turn(1);
+    for (int i = 0; i < 3; i++)
+        rig_submit(&r, queue[i]);
+    turn(10);
+    ck_assert_uint_eq(r.h.loop.sched.n_waiting, 3);
+    ck_assert_uint_eq(slow->n_held, 17);
+    const struct tier_move *m = slow->held; /* the last one begun comes first */
+    for (uint32_t n = 18; n-- > 0;) {
+        if (n == 8)
+            continue; /* the hole */
+        ck_assert_msg(lies_in(m->slot, queue[n / 6], n % 6), "read %u", n);
+        m = m->next;
+    }
+    slow_tier_let_go(slow);
+    rig_finish(&r, 50, a);
+    rig_settle(&r);
+    rig_close(&r);
+}
+END_TEST
+
+/* A step that is still queued may read what was in the block before. */
+START_TEST(test_a_load_leaves_its_block_alone_until_the_step_that_may_read_it_is_over)
+{
+    begin(16);
+    struct tiers *t = rig_tiers(&r);
+    struct pool *pool = r.h.loop.kv.pool;
+    uint64_t bytes = t->o.block_bytes;
+    uint32_t n;
+    int32_t block, ids[16];
+    uint8_t *at, old[4096];
+    slow->hold = false;
+    struct item *i = &t->items[t->nvme_item[0]];
+    const struct kv_entry *e = tiers_entry(t, i);
+    struct hash_key root = {{0}};
+    memcpy(root.b, e->root, sizeof e->root);
+    for (int k = 0; k < 16; k++)
+        ids[k] = e->ids[k][0];
+    struct kv_ident who = {
+        .key = e->key, .parent = e->parent, .root = &root, .check = e->check, .ids = ids, .depth = e->depth};
+    ck_assert_int_eq(pool_take(pool, 1, &block), 0);
+    at = (uint8_t *)r.m.pool + (uint64_t)block * bytes;
+    memcpy(old, at, bytes);
+    ck_assert_int_eq(tiers_load(t, &who, block, 7, 0), 0);
+    for (int k = 0; k < 10; k++) {
+        tiers_turn(t, 6);
+        tiers_done(t, &n);
+        ck_assert_uint_eq(n, 0);
+    }
+    ck_assert_int_eq(i->in_dram, COPY_READY); /* it has come so far */
+    ck_assert_mem_eq(at, old, bytes);
+    tiers_turn(t, 7);
+    const struct tiers_outcome *o = tiers_done(t, &n);
+    ck_assert_uint_eq(n, 1);
+    ck_assert(o->load && o->ok && o->block == block && o->from == TIER_NVME);
+    ck_assert_mem_ne(at, old, bytes);
+    pool_drop(pool, block, 0);
+    rig_close(&r);
+}
+END_TEST
+
 /* -- joined to a computation: no tiers are needed for that */
 
 static uint64_t rows;
@@ -307,4 +399,6 @@ UNIT_MAIN("late loads", test_a_prompt_that_is_being_computed_is_computed_once,
           test_late_reads_may_come_when_their_request_is_long_gone, test_two_requests_share_one_load,
           test_a_shared_load_that_is_late_fails_or_is_left_by_one_harms_nobody,
           test_a_queued_request_has_its_blocks_fetched_while_it_waits,
-          test_what_is_fetched_for_later_makes_way_for_a_load_that_somebody_waits_for)
+          test_what_is_fetched_for_later_makes_way_for_a_load_that_somebody_waits_for,
+          test_queued_requests_are_fetched_for_in_their_order_and_around_a_hole,
+          test_a_load_leaves_its_block_alone_until_the_step_that_may_read_it_is_over)

@@ -1,4 +1,5 @@
 /* kvcache - see kvcache.h. */
+#include "engine/base/sys.h"
 #include "engine/kvcache_int.h"
 
 #include <assert.h>
@@ -8,10 +9,10 @@
 
 enum root_tag { ROOT_VERSION = 1, ROOT_SECRET, ROOT_SALT, ROOT_MODEL, ROOT_BLOCK_TOKENS, ROOT_FORMAT, ROOT_NUMERICS };
 
-int kvcache_open(struct kvcache *c, uint32_t n_blocks, uint32_t block_tokens, bool enabled)
+int kvcache_open(struct kvcache *c, uint32_t n_blocks, uint32_t block_tokens, bool enabled, struct returns *returns)
 {
-    *c = (struct kvcache){.block_tokens = block_tokens, .enabled = enabled};
-    if (pool_open(&c->pool, n_blocks) != 0 || prefix_open(&c->prefix, n_blocks, block_tokens) != 0 ||
+    *c = (struct kvcache){.block_tokens = block_tokens, .enabled = enabled, .returns = returns};
+    if (pool_open(&c->pool, n_blocks) != 0 || prefix_open(&c->prefix, n_blocks, block_tokens, returns) != 0 ||
         kvcache_joins_open(&c->joins, n_blocks) != 0 || (enabled && recall_open(&c->recall, block_tokens) != 0)) {
         kvcache_close(c);
         return -ENOMEM;
@@ -28,6 +29,7 @@ void kvcache_close(struct kvcache *c)
     foreign_close(c->foreign);
     pool_close(c->pool);
     prefix_close(c->prefix);
+    returns_close(c->returns);
     memset(c, 0, sizeof *c);
 }
 
@@ -140,7 +142,7 @@ bool kvcache_make_free(struct kvcache *c, uint32_t n)
     if (n > kvcache_available(c))
         return false;
     while (pool_n_free(c->pool) < n) {
-        int32_t block = prefix_evict(c->prefix);
+        int32_t block = prefix_evict(c->prefix, sys.now_ns() / 1000);
         assert(block >= 0);
         pool_set_cached(c->pool, block, false, c->queued);
         pool_finish(c->pool, c->queued);
@@ -195,6 +197,7 @@ void kvcache_publish(struct kvcache *c, struct seq *s)
         int32_t first = prefix_find(c->prefix, &who);
         if (first < 0) {
             prefix_add(c->prefix, b->id, &who);
+            prefix_use(c->prefix, b->id, returns_class(&s->turn, s->n_published), sys.now_ns() / 1000);
             recall_note(c->recall, s->n_published ? &s->keys[s->n_published - 1] : who.root, &who.key, who.ids);
             pool_set_cached(c->pool, b->id, true, c->queued);
             kvcache_store(c, s, s->n_published);

@@ -26,13 +26,13 @@ struct kvcache {
     uint64_t swapped, dropped;          /* full blocks of preempted sequences: with a copy below, or without any */
     uint64_t cached_tokens[TIER_COUNT]; /* prompt tokens that were not computed, by where their KV lay */
 
+    struct returns *returns;     /* who comes back: learned from requests; NULL = LRU in all tiers */
     struct kvcache_joins *joins; /* what is being computed: who comes later waits for it */
     struct recall *recall;       /* what was cached lately (NULL: not enabled), and .. */
     struct foreign *foreign; /* .. what lies on drives under other formats; or NULL: to say why something is missing */
 
     /* below the pool; NULL = nothing (kvcache_lower.c) */
     struct tiers *tiers;
-    struct returns *returns;     /* who comes back: learned from requests; NULL = LRU below */
     const struct budget *budget; /* what computing costs; NULL = nothing is known */
     uint32_t step_rows;          /* most rows of a step */
     bool load_always;            /* never compute what could be loaded */
@@ -62,7 +62,8 @@ struct kvcache_identity {
     const char *numerics;          /* "cpu_ref", "cpu_fast": backends whose bits may differ */
 };
 
-int kvcache_open(struct kvcache *c, uint32_t n_blocks, uint32_t block_tokens, bool enabled);
+/* returns: who comes back, learned from requests (taken over); NULL = plain LRU. 0 or -ENOMEM, and nothing is open. */
+int kvcache_open(struct kvcache *c, uint32_t n_blocks, uint32_t block_tokens, bool enabled, struct returns *returns);
 void kvcache_close(struct kvcache *c);
 
 /* Seed for a tenant's salt. 0 or -ENOMEM. */
@@ -95,8 +96,8 @@ void kvcache_finish(struct kvcache *c, uint64_t step);
  * (match), room for the rest (extend), and then loads into that room what lies below (load): its blocks are LOADING,
  * and what is absent before, between and behind them is computed meanwhile as far as it can be. */
 
-/* Take over the tiers. returns may be NULL (taken over, too). 0 or -ENOMEM (nothing is taken over). */
-int kvcache_attach(struct kvcache *c, struct tiers *t, struct returns *returns);
+/* Take over the tiers, which may learn from c->returns. 0 or -ENOMEM (nothing is taken over). */
+int kvcache_attach(struct kvcache *c, struct tiers *t);
 /* s was matched and extended: share what others are computing or loading, start loading what lies below and costs
  * less to load than to compute (find_cut; set c->others before), and announce the rest. Says what its request found in
  * the cache. */

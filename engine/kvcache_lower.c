@@ -10,7 +10,7 @@
 
 enum outcome { OUTCOME_NONE, OUTCOME_LOADED, OUTCOME_FAILED, OUTCOME_BAD };
 
-int kvcache_attach(struct kvcache *c, struct tiers *t, struct returns *returns)
+int kvcache_attach(struct kvcache *c, struct tiers *t)
 {
     uint32_t n = pool_n_blocks(c->pool);
     c->moving = calloc(n, sizeof *c->moving);
@@ -20,14 +20,12 @@ int kvcache_attach(struct kvcache *c, struct tiers *t, struct returns *returns)
     if (!c->moving || !c->outcome || !c->asleep || !c->fetches)
         return -ENOMEM; /* kvcache_close frees what there is */
     c->tiers = t;
-    c->returns = returns;
     return 0;
 }
 
 void kvcache_detach(struct kvcache *c)
 {
     tiers_close(c->tiers);
-    returns_close(c->returns);
     free(c->moving);
     free(c->outcome);
     free(c->asleep);
@@ -195,7 +193,9 @@ void kvcache_load(struct kvcache *c, struct seq *s)
     uint32_t n_keys = s->n_known / c->block_tokens; /* the last one is not looked up when it ends with the prompt */
     kvcache_key(s, n_keys - 1);
     if (c->returns && s->counts)
-        s->turn = returns_use(c->returns, s->keys, n_keys, sys.now_ns() / 1000);
+        s->turn = returns_use(c->returns, s->keys, n_keys, s->load_from_ns / 1000);
+    for (uint32_t i = 0; i < hits && !s->req->prefetch; i++)
+        prefix_use(c->prefix, s->table.blocks[i].id, returns_class(&s->turn, i), s->load_from_ns / 1000);
     uint32_t cut = first_to_read(c, s, hits, n_full);
     for (uint32_t i = hits; i < n_full; i++)
         find_block(c, s, i, cut);

@@ -38,7 +38,12 @@ int loop_open(struct loop *l, struct boundary *b, struct machine *m, struct err 
     l->b = b;
     l->m = m;
     l->depth = machine_depth(m);
-    int ret = kvcache_open(&l->kv, m->plan.n_blocks, m->layout.block_tokens, !c->no_prefix_cache);
+    struct returns *returns = NULL;
+    int ret = c->no_prefix_cache
+                  ? 0
+                  : returns_open(&returns, &(struct returns_opts){.block_tokens = m->layout.block_tokens});
+    if (!ret)
+        ret = kvcache_open(&l->kv, m->plan.n_blocks, m->layout.block_tokens, !c->no_prefix_cache, returns);
     if (!ret)
         ret = sched_open(&l->sched, &limits, &l->kv);
     if (!ret)

@@ -72,23 +72,18 @@ int tiering_open(struct kvcache *c, struct machine *m, int bell, struct err *e)
                            .block_bytes = m->layout.block_bytes,
                            .n_hbm = m->plan.n_blocks,
                            .bell = bell,
+                           .returns = c->returns,
                            .dram_bytes = tiering_dram_bytes(f, m->layout.block_bytes),
                            .write_bytes_per_day = f->nvme_write_bytes_per_day};
-    struct returns *returns = NULL;
     struct tiers *t = NULL;
     if (!o.dram_bytes)
         return 0;
     int ret = f->nvme_dirs[0] ? open_nvme(&o.nvme, &c->foreign, m, bell, e) : 0;
     if (ret || (ret = open_gpu(&o.gpu, m, e)))
         goto fail;
-    if ((ret = returns_open(&returns, &(struct returns_opts){.block_tokens = o.block_tokens})) != 0) {
-        err_set(e, -ret, "KV tiers: out of memory");
-        goto fail;
-    }
-    o.returns = returns;
     ret = tiers_open(&t, &o, e);
     o.gpu = o.nvme = NULL; /* taken over */
-    if (!ret && kvcache_attach(c, t, returns) != 0) {
+    if (!ret && kvcache_attach(c, t) != 0) {
         tiers_close(t);
         ret = err_set(e, ENOMEM, "KV tiers: out of memory");
     }
@@ -99,7 +94,6 @@ int tiering_open(struct kvcache *c, struct machine *m, int bell, struct err *e)
 fail:
     tier_close(o.gpu);
     tier_close(o.nvme);
-    returns_close(returns);
     return ret;
 }
 

@@ -1,6 +1,8 @@
 /* prefix - see prefix.h. A hash table of chains through arrays indexed by block id. */
 #include "engine/kv/prefix.h"
 
+#include "engine/kv/evict.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -11,20 +13,20 @@
 struct entry {
     struct hash_key key, root;
     int32_t parent, n_children;
-    int32_t chain;        /* next entry of the same bucket */
-    int32_t older, newer; /* LRU neighbours while idle */
-    bool present, idle;
+    int32_t chain; /* next entry of the same bucket */
+    bool present;
 };
 
 struct prefix {
-    uint32_t n_blocks, block_tokens, n_entries, n_idle, mask;
-    int32_t oldest, newest;
+    uint32_t n_blocks, block_tokens, n_entries, mask;
+    bool learns; /* there is a model */
+    struct evict *order;
     struct entry *entries; /* [n_blocks] */
     int32_t *ids;          /* [n_blocks][block_tokens] */
     int32_t *buckets;      /* [mask + 1] */
 };
 
-int prefix_open(struct prefix **out, uint32_t n_blocks, uint32_t block_tokens)
+int prefix_open(struct prefix **out, uint32_t n_blocks, uint32_t block_tokens, const struct returns *model)
 {
     struct prefix *p = calloc(1, sizeof *p);
     if (!p)
@@ -35,11 +37,11 @@ int prefix_open(struct prefix **out, uint32_t n_blocks, uint32_t block_tokens)
     p->n_blocks = n_blocks;
     p->block_tokens = block_tokens;
     p->mask = n - 1;
-    p->oldest = p->newest = NONE;
+    p->learns = model;
     p->entries = calloc(n_blocks, sizeof *p->entries);
     p->ids = calloc(n_blocks, sizeof *p->ids * block_tokens);
     p->buckets = calloc(n, sizeof *p->buckets);
-    if (!p->entries || !p->ids || !p->buckets) {
+    if (!p->entries || !p->ids || !p->buckets || evict_open(&p->order, n_blocks, model) != 0) {
         prefix_close(p);
         return -ENOMEM;
     }
@@ -56,6 +58,7 @@ void prefix_close(struct prefix *p)
     free(p->entries);
     free(p->ids);
     free(p->buckets);
+    evict_close(p->order);
     free(p);
 }
 
@@ -117,7 +120,7 @@ void prefix_add(struct prefix *p, int32_t block, const struct prefix_ident *who)
     assert(!n->present && (who->parent == NONE || p->entries[who->parent].present));
     int32_t *bucket = bucket_of(p, &who->key);
     *n = (struct entry){.key = who->key, .root = *who->root, .parent = who->parent, .chain = *bucket, .present = true};
-    n->older = n->newer = NONE;
+    evict_add(p->order, block, &(struct evict_block){.seconds = 1, .bytes = 1, .parent = who->parent});
     *bucket = block;
     memcpy(ids_of(p, block), who->ids, 4 * (size_t)p->block_tokens);
     if (who->parent != NONE)
@@ -125,44 +128,30 @@ void prefix_add(struct prefix *p, int32_t block, const struct prefix_ident *who)
     p->n_entries++;
 }
 
+void prefix_use(struct prefix *p, int32_t block, uint8_t class, uint64_t now_us)
+{
+    assert(p->entries[block].present);
+    if (p->learns)
+        evict_use(p->order, block, class, 0, now_us);
+}
+
 void prefix_idle(struct prefix *p, int32_t block)
 {
-    struct entry *n = &p->entries[block];
-    assert(n->present && !n->idle);
-    n->idle = true;
-    n->older = p->newest;
-    n->newer = NONE;
-    if (p->newest != NONE)
-        p->entries[p->newest].newer = block;
-    else
-        p->oldest = block;
-    p->newest = block;
-    p->n_idle++;
+    assert(p->entries[block].present && !prefix_is_idle(p, block));
+    evict_release(p->order, block);
 }
 
 void prefix_busy(struct prefix *p, int32_t block)
 {
-    struct entry *n = &p->entries[block];
-    assert(n->present && n->idle);
-    n->idle = false;
-    if (n->older != NONE)
-        p->entries[n->older].newer = n->newer;
-    else
-        p->oldest = n->newer;
-    if (n->newer != NONE)
-        p->entries[n->newer].older = n->older;
-    else
-        p->newest = n->older;
-    n->older = n->newer = NONE;
-    p->n_idle--;
+    assert(prefix_is_idle(p, block));
+    evict_hold(p->order, block);
 }
 
 void prefix_remove(struct prefix *p, int32_t block)
 {
     struct entry *n = &p->entries[block];
     assert(n->present && n->n_children == 0);
-    if (n->idle)
-        prefix_busy(p, block);
+    evict_remove(p->order, block);
     int32_t *at = bucket_of(p, &n->key);
     while (*at != block)
         at = &p->entries[*at].chain;
@@ -173,9 +162,9 @@ void prefix_remove(struct prefix *p, int32_t block)
     p->n_entries--;
 }
 
-int32_t prefix_evict(struct prefix *p)
+int32_t prefix_evict(struct prefix *p, uint64_t now_us)
 {
-    int32_t block = p->oldest;
+    int32_t block = evict_pick(p->order, now_us);
     if (block != NONE)
         prefix_remove(p, block);
     return block;
@@ -188,7 +177,7 @@ uint32_t prefix_n_entries(const struct prefix *p)
 
 uint32_t prefix_n_idle(const struct prefix *p)
 {
-    return p->n_idle;
+    return evict_n_idle(p->order);
 }
 
 bool prefix_has(const struct prefix *p, int32_t block)
@@ -198,7 +187,7 @@ bool prefix_has(const struct prefix *p, int32_t block)
 
 bool prefix_is_idle(const struct prefix *p, int32_t block)
 {
-    return p->entries[block].present && p->entries[block].idle;
+    return p->entries[block].present && evict_state(p->order, block) == EVICT_IDLE;
 }
 
 void prefix_check(const struct prefix *p)
@@ -211,11 +200,11 @@ void prefix_check(const struct prefix *p)
         if (!n->present)
             continue;
         entries++;
-        idle += n->idle;
+        idle += prefix_is_idle(p, (int32_t)b);
         if (n->parent != NONE) {
             assert(p->entries[n->parent].present);
             /* a child in use keeps its parent in use: else the parent could go first */
-            assert(n->idle || !p->entries[n->parent].idle);
+            assert(prefix_is_idle(p, (int32_t)b) || !prefix_is_idle(p, n->parent));
             children[n->parent]++;
         }
     }
@@ -224,15 +213,7 @@ void prefix_check(const struct prefix *p)
     for (uint32_t i = 0; i <= p->mask; i++)
         for (int32_t b = p->buckets[i]; b != NONE; b = p->entries[b].chain)
             chained++;
-    assert(entries == p->n_entries && chained == entries && idle == p->n_idle);
-    uint32_t listed = 0;
-    memset(children, 0, sizeof *children * p->n_blocks); /* now: has it been passed, oldest first? */
-    for (int32_t b = p->oldest; b != NONE; b = p->entries[b].newer, listed++) {
-        const struct entry *n = &p->entries[b];
-        assert(n->idle && (n->newer != NONE ? p->entries[n->newer].older == b : p->newest == b));
-        assert(n->parent == NONE || !children[n->parent]); /* leaf first */
-        children[b] = 1;
-    }
-    assert(listed == idle);
+    assert(entries == p->n_entries && chained == entries && idle == prefix_n_idle(p));
+    evict_check(p->order);
     free(children);
 }

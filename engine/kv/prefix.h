@@ -5,14 +5,15 @@
  * parent entry and the same ids are compared again, so that even an 8-bit key (a test build: -DPREFIX_KEY_BITS=8) gives
  * no wrong block.
  *
- * Idle entries (no sequence holds the block) stand in one LRU list. A sequence gives its blocks up in reverse order,
- * and whoever uses a block uses all its parents; so the oldest idle entry never has a child: eviction is leaf-first.
- * Entries are arrays indexed by block id: no allocation after open. Engine thread. Every call O(1) or O(ids).
+ * Idle entries (no sequence holds the block) are given up as kv/evict.h says: the leaf whose room is worth least;
+ * without a model of returns the one that has been idle longest. Entries are arrays indexed by block id: no allocation
+ * after open. Engine thread. Every call O(log n), most O(1) or O(ids).
  */
 #ifndef HEARTH_KV_PREFIX_H
 #define HEARTH_KV_PREFIX_H
 
 #include "engine/base/hash.h"
+#include "engine/kv/returns.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -23,8 +24,8 @@
 
 struct prefix;
 
-/* 0 or -ENOMEM. */
-int prefix_open(struct prefix **out, uint32_t n_blocks, uint32_t block_tokens);
+/* 0 or -ENOMEM. The model of returns outlives it; NULL: plain LRU. */
+int prefix_open(struct prefix **out, uint32_t n_blocks, uint32_t block_tokens, const struct returns *model);
 void prefix_close(struct prefix *p); /* NULL is fine */
 
 /* key_i from key_{i-1} (or the root) and the ids of one full block. */
@@ -42,11 +43,13 @@ struct prefix_ident {
 int32_t prefix_find(const struct prefix *p, const struct prefix_ident *who);
 /* Enter `block` (not in yet, and no equal entry is there). It is not idle. */
 void prefix_add(struct prefix *p, int32_t block, const struct prefix_ident *who);
-/* The entry's block is held by no sequence now (appended to the LRU list) / is held again (taken out). */
+/* With a model: it was used, by a request that returns_use says this class of; it is new that way once it was added. */
+void prefix_use(struct prefix *p, int32_t block, uint8_t class, uint64_t now_us);
+/* The entry's block is held by no sequence now / is held again. */
 void prefix_idle(struct prefix *p, int32_t block);
 void prefix_busy(struct prefix *p, int32_t block);
-/* Forget the entry that has been idle longest; its block id, or -1 when none is idle. */
-int32_t prefix_evict(struct prefix *p);
+/* Forget an idle entry; its block id, or -1 when none is idle. */
+int32_t prefix_evict(struct prefix *p, uint64_t now_us);
 /* Forget an idle or busy entry that has no children (a block found bad). */
 void prefix_remove(struct prefix *p, int32_t block);
 

@@ -86,7 +86,6 @@ static uint32_t hbm_blocks(const struct sim *s)
 static int open_tiers(struct sim *s, uint32_t n_hbm, struct err *e)
 {
     const uint64_t *tokens = s->o->tokens;
-    struct returns *returns = NULL;
     struct tiers *t = NULL;
     if (!tokens[TIER_DRAM] && !tokens[TIER_NVME])
         return 0;
@@ -111,22 +110,17 @@ static int open_tiers(struct sim *s, uint32_t n_hbm, struct err *e)
                            .no_bytes = true};
     if (sim_tier_open(&s->gpu, &gpu) != 0 || (tokens[TIER_NVME] && sim_tier_open(&s->nvme, &nvme) != 0))
         goto no_memory;
-    if (!s->o->lru &&
-        returns_open(&returns, &(struct returns_opts){.block_tokens = BLOCK_TOKENS * s->o->row_tokens,
-                                                      .sample = s->o->row_tokens >= 4 ? 1 : 4 / s->o->row_tokens}) != 0)
-        goto no_memory;
     o.gpu = s->gpu;
     o.nvme = s->nvme;
-    o.returns = returns;
+    o.returns = s->kv.returns;
     int ret = tiers_open(&t, &o, e);
     if (ret)
         s->gpu = s->nvme = NULL; /* closed in any case */
-    if (!ret && kvcache_attach(&s->kv, t, returns) == 0) {
+    if (!ret && kvcache_attach(&s->kv, t) == 0) {
         s->kv.load_always = !s->o->by_cost;
         return 0;
     }
     tiers_close(t);
-    returns_close(returns);
     return ret ? ret : err_set(e, ENOMEM, "simulation: out of memory");
 no_memory:
     tier_close(s->gpu);
@@ -139,7 +133,11 @@ static int open_engine(struct sim *s, struct err *e)
     struct sched_limits limits = {
         MAX_SEQS, MAX_ROWS / s->o->row_tokens > MAX_SEQS ? MAX_ROWS / s->o->row_tokens : MAX_SEQS, 100e6};
     uint32_t n_hbm = hbm_blocks(s);
-    if (kvcache_open(&s->kv, n_hbm, BLOCK_TOKENS, true) != 0 || sched_open(&s->sched, &limits, &s->kv) != 0)
+    struct returns_opts o = {.block_tokens = BLOCK_TOKENS * s->o->row_tokens,
+                             .sample = s->o->row_tokens >= 4 ? 1 : 4 / s->o->row_tokens};
+    struct returns *returns = NULL;
+    if ((!s->o->lru && returns_open(&returns, &o) != 0) ||
+        kvcache_open(&s->kv, n_hbm, BLOCK_TOKENS, true, returns) != 0 || sched_open(&s->sched, &limits, &s->kv) != 0)
         return err_set(e, ENOMEM, "simulation: out of memory");
     s->kv.budget = &s->sched.budget;
     return open_tiers(s, n_hbm, e);

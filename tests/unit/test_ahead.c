@@ -29,7 +29,7 @@ START_TEST(test_ahead_loses_no_token_when_it_preempts_all_the_time)
                                               .n_blocks = 26,
                                               .n_requests = 1500,
                                               .least_cached = 500,
-                                              .least_preempted = 100});
+                                              .least_preempted = 60});
 }
 END_TEST
 

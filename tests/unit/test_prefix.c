@@ -87,7 +87,7 @@ START_TEST(test_prefix_agrees_with_its_model)
     roots[1].b[0] = 9;
     rng = unit_seed("prefix");
     ck_assert_int_eq(hash_init_library(), 0);
-    ck_assert_int_eq(prefix_open(&p, N, BT), 0);
+    ck_assert_int_eq(prefix_open(&p, N, BT, NULL), 0);
     for (int i = 0; i < 100000; i++) {
         random_ident(&who, ids, roots);
         int32_t want = model_find(&who), got = prefix_find(p, &who);
@@ -103,7 +103,7 @@ START_TEST(test_prefix_agrees_with_its_model)
         if (b == N || rng_next(&rng) % 8 == 0) {
             int32_t oldest = model_oldest();
             ck_assert(oldest < 0 || model[oldest].n_children == 0);
-            ck_assert_int_eq(prefix_evict(p), oldest);
+            ck_assert_int_eq(prefix_evict(p, 0), oldest);
             if (oldest >= 0)
                 model_forget(oldest);
             n_evicted += oldest >= 0;
@@ -129,7 +129,7 @@ START_TEST(test_prefix_tells_equal_keys_apart_by_content)
     struct prefix *p;
     struct hash_key root = {{1}}, other = {{2}}, same_key = {{3}};
     int32_t a[BT] = {1}, b[BT] = {2};
-    ck_assert_int_eq(prefix_open(&p, 8, BT), 0);
+    ck_assert_int_eq(prefix_open(&p, 8, BT, NULL), 0);
     struct prefix_ident x = {same_key, &root, -1, a}, y = {same_key, &root, -1, b}, z = {same_key, &other, -1, a};
     prefix_add(p, 0, &x);
     ck_assert_int_eq(prefix_find(p, &x), 0);

@@ -154,7 +154,7 @@ START_TEST(test_sched_keeps_its_rules)
     uint64_t number = 0;
     rng = unit_seed("sched");
     ck_assert_int_eq(hash_init_library(), 0);
-    ck_assert_int_eq(kvcache_open(&kv, 24, BT, true), 0);
+    ck_assert_int_eq(kvcache_open(&kv, 24, BT, true, NULL), 0);
     ck_assert_int_eq(sched_open(&s, &limits, &kv), 0);
     for (int i = 0; i < 100000; i++) {
         uint32_t what = below(20);
@@ -190,7 +190,7 @@ START_TEST(test_sched_moves_the_oldest_prompt_even_when_there_is_no_time)
     uint64_t number = 0;
     rng = 1;
     ck_assert_int_eq(hash_init_library(), 0);
-    ck_assert_int_eq(kvcache_open(&kv, 40, BT, false), 0);
+    ck_assert_int_eq(kvcache_open(&kv, 40, BT, false, NULL), 0);
     ck_assert_int_eq(sched_open(&s, &limits, &kv), 0);
     for (int i = 0; i < 3; i++)
         add_one(&s);
@@ -223,7 +223,7 @@ START_TEST(test_sched_admits_by_priority_then_by_age)
     struct sched s;
     struct sched_limits limits = {.max_seqs = 1, .max_rows = 100, .step_ns = 1e12};
     ck_assert_int_eq(hash_init_library(), 0);
-    ck_assert_int_eq(kvcache_open(&kv, 8, BT, true), 0);
+    ck_assert_int_eq(kvcache_open(&kv, 8, BT, true, NULL), 0);
     ck_assert_int_eq(sched_open(&s, &limits, &kv), 0);
     for (uint64_t i = 0; i < 6; i++) {
         int32_t ids[4] = {(int32_t)i};
@@ -253,7 +253,7 @@ START_TEST(test_sched_admits_a_prompt_that_needs_the_whole_pool)
     struct sched s;
     struct sched_limits limits = {.max_seqs = 4, .max_rows = 1000, .step_ns = 1e12};
     ck_assert_int_eq(hash_init_library(), 0);
-    ck_assert_int_eq(kvcache_open(&kv, 4, BT, true), 0);
+    ck_assert_int_eq(kvcache_open(&kv, 4, BT, true, NULL), 0);
     ck_assert_int_eq(sched_open(&s, &limits, &kv), 0);
     for (uint64_t number = 1; number <= 2; number++) {
         uint32_t n = number == 1 ? 1 : 4 * BT;

@@ -168,6 +168,25 @@ START_TEST(test_our_policy_is_never_below_lru_on_public_traces)
 }
 END_TEST
 
+/* Without any tier below it the pool gives up by the same policy. */
+START_TEST(test_our_policy_in_the_pool_alone_gets_many_more_hits_than_lru)
+{
+    if (!read_public("test_our_policy_in_the_pool_alone_gets_many_more_hits_than_lru", "conversation"))
+        return;
+    for (uint64_t tokens = M; tokens <= 2 * M; tokens += M) {
+        struct sim_opts o = {.tokens = {tokens}, .lru = true, .row_tokens = 8};
+        struct sim_result lru = run(o);
+        o.lru = false;
+        struct sim_result ours = run(o);
+        printf("pool of %llu M tokens: lru %.2f %%, ours %.2f %%; ttft p50 %.3f, %.3f s\n", tokens / M,
+               100 * sim_hit_rate(&lru), 100 * sim_hit_rate(&ours), lru.ttft_p50, ours.ttft_p50);
+        ck_assert_double_ge(sim_hit_rate(&ours), 1.5 * sim_hit_rate(&lru));
+        ck_assert_double_le(ours.ttft_p50, lru.ttft_p50);
+    }
+    mooncake_free(&trace);
+}
+END_TEST
+
 /* 0.3 M tokens in HBM, 2 M in DRAM, 20 M on NVMe: what a write budget costs in hits. */
 START_TEST(test_a_write_budget_keeps_most_of_the_hits_on_the_public_trace)
 {
@@ -248,6 +267,7 @@ END_TEST
 UNIT_MAIN("sim", test_sim_gives_the_hits_of_exact_lru_on_a_small_trace,
           test_sim_is_the_same_again_and_accounts_for_all_tokens,
           test_a_small_budget_takes_more_of_the_hits_than_of_the_bytes,
+          test_our_policy_in_the_pool_alone_gets_many_more_hits_than_lru,
           test_sim_gives_the_hits_of_exact_lru_on_public_traces, test_our_policy_is_never_below_lru_on_public_traces,
           test_a_write_budget_keeps_most_of_the_hits_on_the_public_trace,
           test_loading_by_cost_is_no_later_than_loading_all_on_public_traces, test_traces_that_are_none_are_refused)

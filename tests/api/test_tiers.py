@@ -142,6 +142,34 @@ def test_another_model_finds_nothing_and_the_first_finds_its_own_again(sleepy, t
     assert again == ids and usage["hearth"]["cached_tokens"]["nvme"] == 640
 
 
+@pytest.mark.skipif(not os.environ.get("HEARTH_MODEL"), reason="HEARTH_MODEL names no model file")
+def test_any_change_of_a_model_file_finds_nothing_and_the_file_as_it_was_finds_its_own_again(tmp_path):
+    """Rope base, a token's text, a weight: one byte each."""
+    data = bytearray(open(os.environ["HEARTH_MODEL"], "rb").read())
+    base = data.find(b"llama.rope.freq_base") + len(b"llama.rope.freq_base") + 4
+    token = data.find(b"<jupyter_output>") + 5  # no merge makes it
+    assert base > 24 and token > 8
+    model, kv = tmp_path / "model.gguf", tmp_path / "kv"
+    kv.mkdir()
+
+    def cached(at=None):
+        if at is not None:
+            data[at] ^= 1
+        model.write_bytes(data)
+        if at is not None:
+            data[at] ^= 1
+        s = Hearthd("--model", str(model), "--set", "kv.bytes=64MiB", "--set", "kv.dram.bytes=64MiB", "--set", f"kv.nvme.dirs={kv}",
+                    "--set", "kv.nvme.bytes=256MiB", "--set", "kv.load=always")
+        try:
+            return ask(s, PROMPT[:200])[1]["prompt_tokens_details"]["cached_tokens"]
+        finally:
+            s.stop()  # and what fills is on the drive
+    assert cached() == 0
+    for at in (base, token, len(data) - 1):
+        assert cached(at) == 0
+        assert cached() == 192
+
+
 def test_the_tools_find_damage_and_leave_nothing_behind(sleepy, tmp_path):
     s = sleepy()
     ids, _ = ask(s)

@@ -168,17 +168,46 @@ static int small_statvfs(int fd, struct statvfs *st)
     return ret;
 }
 
-START_TEST(test_tiers_live_without_drives_that_are_full)
+/* What a file system that was mounted again for reading says to everything else. */
+static ssize_t readonly_pwrite(int fd, const void *buf, size_t n, off_t off)
+{
+    errno = EROFS;
+    return -1;
+}
+
+static int readonly_fallocate(int fd, int mode, off_t off, off_t len)
+{
+    errno = EROFS;
+    return -1;
+}
+
+static int readonly_fsync(int fd)
+{
+    errno = EROFS;
+    return -1;
+}
+
+static void strike_drive(int how)
+{
+    if (how == 0)
+        sys.fallocate = full_fallocate;
+    if (how == 1)
+        sys.fstatvfs = small_statvfs;
+    if (how < 2)
+        return;
+    sys.fallocate = readonly_fallocate;
+    sys.pwrite = readonly_pwrite;
+    sys.fsync = readonly_fsync;
+}
+
+START_TEST(test_tiers_live_without_drives_that_are_full_or_read_only)
 {
     struct rig r;
     real = sys;
-    for (int how = 0; how < 2; how++) {
+    for (int how = 0; how < 3; how++) {
         struct rig_opts o = {.dirs = rig_dir(), .dram_slots = 64};
         rig_open(&r, &o);
-        if (how == 0)
-            sys.fallocate = full_fallocate;
-        else
-            sys.fstatvfs = small_statvfs;
+        strike_drive(how);
         for (int n = 1; n <= 4; n++)
             rig_ask(&r, n);
         ck_assert_uint_eq(rig_ask(&r, 1), RIG_CACHED); /* DRAM serves */
@@ -542,7 +571,7 @@ START_TEST(test_tiers_believe_nothing_that_a_power_cut_left_half_done)
 END_TEST
 
 UNIT_MAIN("tier faults", test_tiers_survive_each_call_that_fails, test_tiers_survive_each_transfer_that_is_short,
-          test_tiers_live_without_drives_that_are_full, test_tiers_survive_flipped_bits_anywhere,
+          test_tiers_live_without_drives_that_are_full_or_read_only, test_tiers_survive_flipped_bits_anywhere,
           test_tiers_miss_when_files_are_cut_gone_exchanged_or_garbage,
           test_tiers_survive_files_that_go_while_they_are_open,
           test_tiers_find_what_was_written_before_a_kill_at_any_point,

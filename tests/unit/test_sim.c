@@ -141,7 +141,7 @@ START_TEST(test_sim_gives_the_hits_of_exact_lru_on_public_traces)
             double want = t ? exact[i].synthetic : exact[i].conversation;
             printf("%s lru %llu M tokens: %.2f %%, exactly %.2f %%\n", t ? "synthetic" : "conversation",
                    exact[i].tokens / M, 100 * sim_hit_rate(&r), 100 * want);
-            ck_assert_double_le(fabs(sim_hit_rate(&r) - want), t ? 0.015 : 0.005);
+            ck_assert_double_le(fabs(sim_hit_rate(&r) - want), 0.005);
         }
         mooncake_free(&trace);
     }

@@ -122,22 +122,27 @@ static struct engine_whereabouts ask(struct rig *r, const struct engine_leaf *le
     ck_abort_msg("no answer");
 }
 
-/* Where each block is, looked up with its ids. */
-static struct engine_whereabouts truth(struct rig *r, const struct talk *t)
+static struct hash_key root_of(const struct rig *r)
 {
-    struct kvcache *kv = kv_of(r);
     struct kvcache_identity who = {.model = r->m.fingerprints[r->m.layout.format],
                                    .block_tokens = BT,
                                    .format = r->m.layout.format,
                                    .numerics = "fake"};
-    struct hash_key root, key, parent;
+    const uint8_t salt[32] = {0};
+    struct hash_key root;
+    memcpy(who.secret, r->m.config.secret, sizeof who.secret);
+    ck_assert_int_eq(kvcache_root(&who, salt, &root), 0);
+    return root;
+}
+
+/* Where each block is, looked up with its ids. */
+static struct engine_whereabouts truth(struct rig *r, const struct talk *t)
+{
+    struct kvcache *kv = kv_of(r);
+    struct hash_key root = root_of(r), key, parent = root;
     struct engine_whereabouts w = {0};
     int32_t block = -1;
     uint64_t check = 0;
-    uint8_t salt[32] = {0};
-    memcpy(who.secret, r->m.config.secret, sizeof who.secret);
-    ck_assert_int_eq(kvcache_root(&who, salt, &root), 0);
-    parent = root;
     for (uint32_t i = 0; i < t->leaf.n_blocks; i++, parent = key) {
         const int32_t *ids = t->ids + i * BT;
         prefix_key(&parent, ids, BT, &key);
@@ -152,6 +157,23 @@ static struct engine_whereabouts truth(struct rig *r, const struct talk *t)
         w.missing += block < 0 && !below;
     }
     return w;
+}
+
+/* A conversation of n ids and an answer sleeps on the drive, all of it; the pool has so many blocks. */
+static struct talk *asleep(struct rig *r, uint32_t n_blocks, uint32_t n, uint32_t n_out)
+{
+    struct talk *t = &r->talks[0];
+    rig_open(r, n_blocks, 64, 500);
+    say(r, t, n, n_out, false);
+    struct engine_whereabouts w = ask(r, &t->leaf, ENGINE_PARK);
+    ck_assert(w.answer == ENGINE_ANSWERED && w.in[2] == t->leaf.n_blocks && w.missing == 0);
+    return t;
+}
+
+static void start_again(struct rig *r)
+{
+    hand_close(&r->h);
+    hand_open(&r->h, &r->m);
 }
 
 static void expect_truth(struct rig *r, const struct talk *t)
@@ -224,14 +246,9 @@ END_TEST
 START_TEST(test_what_was_parked_is_found_by_its_leaf_after_a_restart)
 {
     struct rig r;
-    rig_open(&r, 40, 64, 500);
-    struct talk *t = &r.talks[0];
-    say(&r, t, 300, 20, false);
-    struct engine_whereabouts w = ask(&r, &t->leaf, ENGINE_PARK);
-    ck_assert(w.answer == ENGINE_ANSWERED && w.in[2] == t->leaf.n_blocks && w.missing == 0);
-    hand_close(&r.h);
-    hand_open(&r.h, &r.m);
-    w = ask(&r, &t->leaf, ENGINE_LOOK);
+    struct talk *t = asleep(&r, 40, 300, 20);
+    start_again(&r);
+    struct engine_whereabouts w = ask(&r, &t->leaf, ENGINE_LOOK);
     ck_assert(w.in[0] == 0 && w.in[1] == 0 && w.in[2] == t->leaf.n_blocks && w.missing == 0);
     w = ask(&r, &t->leaf, ENGINE_BRING);
     ck_assert_uint_gt(w.predict_us, 0);
@@ -246,14 +263,10 @@ END_TEST
 START_TEST(test_what_is_brought_up_makes_way_for_who_waits)
 {
     struct rig r;
-    rig_open(&r, 40, 64, 500);
-    struct talk *t = &r.talks[0];
-    say(&r, t, 300, 20, false);
-    ck_assert_uint_eq(ask(&r, &t->leaf, ENGINE_PARK).missing, 0);
+    struct talk *t = asleep(&r, 40, 300, 20);
     for (uint32_t turns = 0; turns < 12; turns++) { /* it comes after so many turns, and needs the whole pool */
         struct talk big = {.n = 0};
-        hand_close(&r.h);
-        hand_open(&r.h, &r.m);
+        start_again(&r);
         ask(&r, &t->leaf, ENGINE_BRING);
         for (uint32_t i = 0; i < turns; i++)
             loop_turn(&r.h.loop);
@@ -270,21 +283,11 @@ END_TEST
 START_TEST(test_a_chain_is_found_from_a_rung_when_its_end_is_gone)
 {
     struct rig r;
-    rig_open(&r, 40, 64, 500);
-    struct talk *t = &r.talks[0];
-    say(&r, t, 480, 8, false);
-    ck_assert_uint_eq(ask(&r, &t->leaf, ENGINE_PARK).in[2], 30);
-    hand_close(&r.h);
-    hand_open(&r.h, &r.m);
+    struct talk *t = asleep(&r, 40, 480, 8);
+    start_again(&r);
+    ck_assert_uint_eq(t->leaf.n_blocks, 30);
     struct tiers *tiers = kv_of(&r)->tiers;
-    struct kvcache_identity who = {.model = r.m.fingerprints[r.m.layout.format],
-                                   .block_tokens = BT,
-                                   .format = r.m.layout.format,
-                                   .numerics = "fake"};
-    struct hash_key root;
-    uint8_t salt[32] = {0};
-    memcpy(who.secret, r.m.config.secret, sizeof who.secret);
-    ck_assert_int_eq(kvcache_root(&who, salt, &root), 0);
+    struct hash_key root = root_of(&r);
     for (uint32_t rung = 0; rung < 3; rung++) { /* blocks 29, 28, 27: gone */
         struct kvcache_cursor at = {.root = &root, .n = 30, .next = 29 - rung};
         struct hash_key keys[30];
@@ -500,10 +503,7 @@ static uint64_t load_beside(struct rig *r, const struct talk *t, double read_ns,
 START_TEST(test_a_chain_is_read_or_computed_as_it_costs_all_least)
 {
     struct rig r;
-    rig_open(&r, 200, 64, 500);
-    struct talk *t = &r.talks[0];
-    say(&r, t, 480, 8, false);
-    ck_assert_uint_eq(ask(&r, &t->leaf, ENGINE_PARK).in[2], 30);
+    struct talk *t = asleep(&r, 200, 480, 8);
     hand_close(&r.h);
     r.m.config.load_always = 0;
     /* nobody is held up: from both ends at once, 20 read in 80 ms while 10 are computed */

@@ -202,6 +202,31 @@ def test_the_tools_find_damage_and_leave_nothing_behind(sleepy, tmp_path):
     assert ask(s)[1]["prompt_tokens_details"]["cached_tokens"] == 0
 
 
+def test_metrics_tell_what_was_given_up_and_whether_a_drive_had_it(tmp_path):
+    def given_up(*more, pause=lambda s: None):
+        s = Hearthd("--set", "model.random=tiny", "--set", "kv.bytes=1MiB", "--set", "kv.dram.bytes=1MiB", *more)
+        try:
+            for i in range(10):  # 10 blocks each: more than the pool or DRAM hold
+                ask(s, [(t + i) % 500 for t in PROMPT])
+                pause(s)
+            m = s.metrics()
+            up = lambda tier, below: m[f'hearth_tier_evictions_total{{tier="{tier}",reason="room",below="{below}"}}']
+            return up("dram", "yes"), up("dram", "no"), up("nvme", "no")
+        finally:
+            s.stop()
+
+    def nothing_waits(s):
+        s.metric_until('hearth_tier_moves_queued{tier="nvme",direction="down"}', lambda v: v == 0)
+
+    with_copy, without, _ = given_up()
+    assert with_copy == 0 and without >= 30
+    drive = ["--set", f"kv.nvme.dirs={tmp_path}", "--set"]
+    with_copy, without, of_drive = given_up(*drive, "kv.nvme.bytes=64MiB", pause=nothing_waits)
+    assert with_copy >= 30 and without == 0 and of_drive == 0
+    *_, of_drive = given_up(*drive, "kv.nvme.bytes=1MiB", pause=nothing_waits)
+    assert of_drive >= 10
+
+
 def test_a_folder_that_is_not_there_is_said(tmp_path):
     s = Hearthd(*tiers(tmp_path / "nowhere"), ready=False)
     try:

@@ -6,6 +6,7 @@
 #include "engine/base/rng.h"
 #include "engine/base/sys.h"
 #include "engine/kv/tiers_int.h"
+#include "engine/kvcache_int.h"
 #include "tests/support/fake_machine.h"
 #include "tests/support/hand_engine.h"
 
@@ -521,10 +522,88 @@ START_TEST(test_a_chain_is_read_or_computed_as_it_costs_all_least)
 }
 END_TEST
 
+/* Reads that others wait for come first: behind them less is worth reading. */
+START_TEST(test_a_second_chain_is_read_less_while_a_first_is_being_read)
+{
+    struct rig r;
+    struct err e = {0};
+    uint64_t id;
+    rig_open(&r, 200, 64, 500);
+    for (int i = 0; i < 2; i++) {
+        say(&r, &r.talks[i], 480, 8, false);
+        ck_assert_uint_eq(ask(&r, &r.talks[i].leaf, ENGINE_PARK).in[2], 30);
+    }
+    hand_close(&r.h);
+    r.m.config.load_always = 0;
+    hand_open(&r.h, &r.m);
+    kv_of(&r)->tiers->read_ns = 4e6;
+    for (int i = 0; i < 2; i++) {
+        struct engine_request q = {
+            .prompt = r.talks[i].ids, .n_prompt = 482, .max_tokens = 1, .n = 1, .sampling = hand_greedy()};
+        ck_assert_int_eq(engine_submit(r.h.front, &q, &id, &e), 0);
+    }
+    for (int turn = 0; turn < 200; turn++)
+        loop_turn(&r.h.loop);
+    uint64_t loaded = kv_of(&r)->cached_tokens[TIER_NVME];
+    printf("both: %llu of 960\n", (unsigned long long)loaded);
+    /* the first one whole, for the second waits; that one a third: 10 more reads take as long as computing 20 */
+    ck_assert_uint_ge(loaded, (30 + 8) * BT);
+    ck_assert_uint_le(loaded, (30 + 12) * BT);
+    rig_close(&r);
+}
+END_TEST
+
+/* The same of a chain that lies in DRAM: tokens that are copied up, each block in copy_ns and computed in 8 ms. */
+static uint64_t copy_beside(double copy_ns, uint32_t n)
+{
+    struct rig r;
+    struct err e = {0};
+    uint64_t id, copied;
+    struct engine_request q = {.max_tokens = 300, .n = 1, .sampling = hand_greedy()};
+    rig_open(&r, 200, 64, 0);
+    kv_of(&r)->load_always = false;
+    struct talk *t = &r.talks[0];
+    say(&r, t, 480, 8, false);
+    settle(&r);
+    kvcache_make_free(kv_of(&r), kvcache_available(kv_of(&r)));
+    ck_assert_uint_eq(truth(&r, t).in[0], 0);
+    ck_assert_uint_eq(truth(&r, t).in[1], 30);
+    for (uint32_t i = 0; i < n; i++) {
+        int32_t other = (int32_t)i;
+        q.prompt = &other;
+        q.n_prompt = 1;
+        ck_assert_int_eq(engine_submit(r.h.front, &q, &id, &e), 0);
+        for (int turn = 0; turn < 3; turn++)
+            loop_turn(&r.h.loop);
+    }
+    ck_assert_uint_eq(r.h.loop.sched.n_running, n);
+    kv_of(&r)->tiers->copy_ns = copy_ns;
+    q.prompt = t->ids;
+    q.n_prompt = 482;
+    q.max_tokens = 1;
+    ck_assert_int_eq(engine_submit(r.h.front, &q, &id, &e), 0);
+    for (int turn = 0; turn < 200; turn++)
+        loop_turn(&r.h.loop);
+    copied = kv_of(&r)->cached_tokens[TIER_DRAM];
+    rig_close(&r);
+    return copied;
+}
+
+START_TEST(test_a_chain_in_dram_is_copied_or_computed_as_it_costs_all_least)
+{
+    ck_assert_uint_eq(copy_beside(1e6, 0), 480);
+    ck_assert_uint_eq(copy_beside(20e6, 0), 0);
+    ck_assert_uint_eq(copy_beside(20e6, 5), 480); /* computing would hold up five */
+    ck_assert_uint_eq(copy_beside(1e9, 5), 0);
+}
+END_TEST
+
 UNIT_MAIN("session", test_a_chain_is_read_or_computed_as_it_costs_all_least,
           test_what_is_said_of_random_conversations_is_what_their_ids_say,
           test_what_was_parked_is_found_by_its_leaf_after_a_restart, test_what_is_brought_up_makes_way_for_who_waits,
           test_a_chain_is_found_from_a_rung_when_its_end_is_gone, test_parking_says_what_it_can_not_do,
           test_what_stays_in_memory_is_not_written_until_somebody_else_has_it,
           test_what_is_kept_outlives_what_came_after_it, test_what_is_kept_on_a_drive_outlives_what_came_after_it,
-          test_parking_is_answered_when_all_is_synced_or_said_to_be_late)
+          test_parking_is_answered_when_all_is_synced_or_said_to_be_late,
+          test_a_second_chain_is_read_less_while_a_first_is_being_read,
+          test_a_chain_in_dram_is_copied_or_computed_as_it_costs_all_least)

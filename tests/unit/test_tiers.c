@@ -4,6 +4,7 @@
 #include "tests/support/unit.h"
 
 #include "engine/base/rng.h"
+#include "engine/tiering.h"
 #include "tests/support/engine_random.h"
 #include "tests/support/tier_rig.h"
 
@@ -294,6 +295,65 @@ START_TEST(test_tiers_price_their_copies_by_what_was_learned_of_returns)
 }
 END_TEST
 
+static void expect_flow(const struct engine_flow *out, const struct tiers_flow *in)
+{
+    ck_assert_uint_eq(out->moves, in->moves);
+    ck_assert_uint_eq(out->bytes, in->bytes);
+    ck_assert_uint_eq(out->us, in->ns / 1000);
+    ck_assert_uint_eq(out->failed, in->failed);
+}
+
+/* Each counter has a number of its own, and comes out under its own name. */
+START_TEST(test_tiers_publish_each_of_their_counters_as_itself)
+{
+    struct rig r;
+    struct engine_stats st;
+    rig_open(&r, &(struct rig_opts){.dirs = rig_dir(), .nvme_slots = 50, .dram_slots = 20, .bytes_per_day = 86400000});
+    rig_ask(&r, 1);
+    struct kvcache *kv = &r.h.loop.kv;
+    struct tiers_stats kept = rig_tiers(&r)->stats, *s = &rig_tiers(&r)->stats, now;
+    uint64_t n = 0;
+    for (int i = 0; i < 2; i++) {
+        s->gpu[i] = (struct tiers_flow){.moves = ++n, .bytes = ++n, .ns = 1000 * ++n, .failed = ++n};
+        s->nvme[i] = (struct tiers_flow){.moves = ++n, .bytes = ++n, .ns = 1000 * ++n, .failed = ++n};
+    }
+    for (int t = 0; t < TIER_COUNT; t++) {
+        s->verify_failed[t] = ++n;
+        kv->cached_tokens[t] = ++n;
+    }
+    s->late = ++n;
+    s->evicted_dram = ++n;
+    s->lost_dram = ++n;
+    s->lost_nvme = ++n;
+    s->not_stored = ++n;
+    s->refused_bytes = ++n;
+    kv->swapped = ++n;
+    kv->dropped = ++n;
+    now = rig_stats(&r);
+    tiering_publish(kv, &r.h.engine_side.head->status);
+    engine_get_stats(r.h.front, &st);
+    const struct engine_tiers *out = &st.tiers;
+    expect_flow(&out->hbm_up, &now.gpu[0]);
+    expect_flow(&out->hbm_down, &now.gpu[1]);
+    expect_flow(&out->nvme_up, &now.nvme[0]);
+    expect_flow(&out->nvme_down, &now.nvme[1]);
+    for (int t = 0; t < TIER_COUNT; t++) {
+        ck_assert_uint_eq(out->verify_failed[t], now.verify_failed[t]);
+        ck_assert_uint_eq(out->cached_tokens[t], kv->cached_tokens[t]);
+    }
+    ck_assert(out->late == now.late && out->evicted_dram == now.evicted_dram && out->lost_dram == now.lost_dram);
+    ck_assert(out->lost_nvme == now.lost_nvme && out->not_stored == now.not_stored);
+    ck_assert(out->swapped == kv->swapped && out->dropped == kv->dropped);
+    ck_assert(out->refused_bytes == now.refused_bytes && out->budget_bytes == now.budget_bytes);
+    ck_assert_uint_eq(out->bytes_per_day, 86400000);
+    ck_assert_uint_eq(out->block_bytes, 4096);
+    ck_assert(out->dram_blocks == 20 && out->dram_used == now.dram_used && out->dram_used >= 6);
+    ck_assert(out->nvme_blocks == now.nvme_slots && out->nvme_blocks >= 50 && out->nvme_used == now.nvme_used);
+    *s = kept;
+    rig_close(&r);
+}
+END_TEST
+
 START_TEST(test_tiers_refuse_a_folder_that_another_daemon_has)
 {
     struct rig a, b;
@@ -383,6 +443,7 @@ UNIT_MAIN("tiers", test_tiers_change_no_token_when_dram_is_tiny,
           test_tiers_compute_a_hole_and_load_what_comes_after_it, test_tiers_find_their_blocks_again_after_a_restart,
           test_tiers_hit_nothing_when_anything_that_decides_the_bytes_has_changed,
           test_tiers_lose_a_quarter_when_one_of_four_folders_is_lost, test_tiers_begin_their_chains_on_all_drives,
+          test_tiers_publish_each_of_their_counters_as_itself,
           test_tiers_price_their_copies_by_what_was_learned_of_returns,
           test_tiers_refuse_a_folder_that_another_daemon_has, test_tiers_never_take_more_than_they_may,
           test_tiers_keep_to_their_write_budget)

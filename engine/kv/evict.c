@@ -10,6 +10,8 @@
  */
 #include "engine/kv/evict.h"
 
+#include "engine/base/large.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <math.h>
@@ -56,7 +58,7 @@ int evict_open(struct evict **out, uint32_t n_slots, const struct returns *model
         e->heap[g] = NONE;
     for (int c = 0; c < RETURNS_CLASSES; c++)
         e->oldest[c] = e->newest[c] = NONE;
-    e->slots = calloc(n_slots ? n_slots : 1, sizeof *e->slots);
+    e->slots = large_calloc(n_slots ? n_slots : 1, sizeof *e->slots);
     if (!e->slots) {
         evict_close(e);
         return -ENOMEM;

@@ -1,4 +1,5 @@
 /* tiers - see tiers.h and tiers_int.h. Here: what is asked from outside, open and close. */
+#include "engine/base/large.h"
 #include "engine/base/sys.h"
 #include "engine/kv/tiers_int.h"
 
@@ -6,10 +7,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-
-#define PAGE  4096
-#define LARGE (8u << 20)
 
 static uint64_t now_us(void)
 {
@@ -131,16 +128,6 @@ static int attach(struct tiers *t, struct tier *tier, struct err *e)
     return tier_ops(tier)->attach(tier, t->dram.base, t->dram.bytes, t->o.bell, e);
 }
 
-/* Zeroes; in huge pages where they are worth it. */
-static void *large(size_t bytes)
-{
-    uint8_t *p = calloc(1, bytes);
-    uintptr_t skip = -(uintptr_t)p % PAGE;
-    if (p && bytes >= LARGE)
-        sys.madvise(p + skip, bytes - skip, MADV_HUGEPAGE); /* advice: that it is refused changes nothing */
-    return p;
-}
-
 static int open_tables(struct tiers *t)
 {
     uint32_t n_dram = t->dram.n_slots, n_nvme = t->nvme ? (uint32_t)tier_head(t->nvme)->n_slots : 0;
@@ -153,9 +140,9 @@ static int open_tables(struct tiers *t)
         n_buckets *= 2;
     t->n_items = (uint32_t)n;
     t->mask = n_buckets - 1;
-    t->items = large(n * sizeof *t->items);
-    t->tags = large(n * sizeof *t->tags);
-    t->buckets = large(n_buckets * sizeof *t->buckets);
+    t->items = large_calloc(n, sizeof *t->items);
+    t->tags = large_calloc(n, sizeof *t->tags);
+    t->buckets = large_calloc(n_buckets, sizeof *t->buckets);
     t->dram_item = malloc((n_dram + 1) * sizeof *t->dram_item);
     t->nvme_item = malloc((n_nvme + 1) * sizeof *t->nvme_item);
     t->dram_entries = calloc(n_dram, sizeof *t->dram_entries);

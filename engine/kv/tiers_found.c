@@ -118,8 +118,11 @@ static void see(struct tiers *t, struct finding *f, int32_t slot, const struct k
         enter(t, f, f->soon[at].slot, f->soon[at].entry);
     f->soon[at].slot = slot;
     f->soon[at].entry = e;
-    if (e)
-        tiers_expect(t, &e->key);
+    if (!e)
+        return;
+    tiers_expect(t, &e->key);
+    for (size_t line = 0; line < 3; line++) /* what is read of an entry to come: another thread's core has it */
+        __builtin_prefetch((const uint8_t *)(e + AHEAD) + line * 64);
 }
 
 int tiers_find_again(struct tiers *t)

@@ -5,6 +5,7 @@
  *
  * Gate and up: few rows in one kernel with SwiGLU at its end; many as a product in bfloat16, then SwiGLU over it.
  */
+#include "cuda/early.cuh"
 #include "cuda/fp8.cuh"
 #include "cuda/linear.cuh"
 
@@ -25,6 +26,8 @@ static __device__ inline uint32_t silu_pair(uint32_t gate, uint32_t up)
 /* Grid: runs of columns x rows; a thread owns 8 columns of one row: out[T][F] of gu[T][2F], here in eights. */
 static __global__ void silu_kernel(uint4 *out, const uint4 *gu, int32_t eights)
 {
+    early_next();
+    early_wait();
     int32_t i = (int32_t)(blockIdx.x * THREADS + threadIdx.x);
     if (i >= eights)
         return;
@@ -66,8 +69,7 @@ static void many_rows(struct cuda *c, const struct linear_args *a)
     } else if (f % 8 == 0 && a->n_rows <= 65535) {
         multiply(c, a, a->scratch, GEMM_BF16);
         dim3 grid((unsigned)(f / 8 + THREADS - 1) / THREADS, (unsigned)a->n_rows);
-        silu_kernel<<<grid, THREADS, 0, c->stream>>>((uint4 *)a->out, (const uint4 *)a->scratch, f / 8);
-        LAUNCHED();
+        launch_early(c, silu_kernel, grid, THREADS, (uint4 *)a->out, (const uint4 *)a->scratch, f / 8);
     } else {
         multiply(c, a, a->scratch, 0);
         cuda_silu_mul((struct backend *)(void *)c, a->out, (const float *)a->scratch, a->n_rows, f);

@@ -24,7 +24,8 @@ static __device__ inline void early_next(void)
 }
 
 template <class... params, class... args>
-static inline void launch_early(struct cuda *c, void (*kernel)(params...), dim3 grid, int threads, args... a)
+static inline void launch_early_with(struct cuda *c, void (*kernel)(params...), dim3 grid, int threads, size_t shared,
+                                     args... a)
 {
     cudaLaunchAttribute early = {};
     cudaLaunchConfig_t how = {};
@@ -32,10 +33,18 @@ static inline void launch_early(struct cuda *c, void (*kernel)(params...), dim3 
     early.val.programmaticStreamSerializationAllowed = 1;
     how.gridDim = grid;
     how.blockDim = dim3((unsigned)threads);
+    how.dynamicSmemBytes = shared;
     how.stream = c->stream;
     how.attrs = &early;
     how.numAttrs = c->major >= 9 ? 1 : 0;
     CU(cudaLaunchKernelEx(&how, kernel, a...));
+}
+
+/* The same without dynamic shared memory. */
+template <class... params, class... args>
+static inline void launch_early(struct cuda *c, void (*kernel)(params...), dim3 grid, int threads, args... a)
+{
+    launch_early_with(c, kernel, grid, threads, 0, a...);
 }
 
 #endif

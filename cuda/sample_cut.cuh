@@ -24,40 +24,13 @@ static __device__ inline bool in_range(struct range r, float l, int32_t id)
     return l >= r.lo && l <= r.hi && keeps(r.keep, l, id);
 }
 
-/* Masses by buckets, of the whole row, then: s->bin is the bucket in which `before` and they reach the target (or the
- * last that has any), s->bin_before the mass above it. The list is empty. */
-template <bool cluster>
-static __device__ void fill_bins(struct part<cluster> &p, struct range r, float scale, uint64_t before, uint64_t target)
+/* Thread t has the mass of bucket t: s->bin is the bucket in which `before` and they reach the target (or the last that
+ * has any), s->bin_before the mass above it. The list is empty. */
+static __device__ inline void pick_bin(struct sample_shared *s, uint64_t own, uint64_t before, uint64_t target)
 {
-    struct sample_shared *s = p.s;
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, key = key_of(r.lo);
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    uint64_t sum = scan_lanes<unsigned long long>(own);
     static_assert(BINS == THREADS, "a thread a bucket");
-    s->all[threadIdx.x] = 0;
-    __syncthreads();
-    for (int32_t g = warp; g < p.n_groups; g += WARPS) {
-        if (p.top[g] < key)
-            continue;
-        for (int k = 0; k < 4; k++) {
-            int32_t i = g * GROUP + 4 * lane + k;
-            float l = logit_at(p, i);
-            if (!in_range(r, l, p.id0 + i))
-                continue;
-            uint32_t m = r.mass == ONE ? 1 : fixed(weight(p, l)), bin = bin_of(l, r.hi, scale);
-            if (!cluster) {
-                atomicAdd(&s->all[bin], m);
-                continue;
-            }
-            atomicAdd(&s->low[bin], m & 0xffff);
-            if (m >> 16)
-                atomicAdd(&s->high[bin], m >> 16);
-        }
-    }
-    sync_all<cluster>();
-    uint64_t own = cluster ? 0 : s->all[threadIdx.x], sum;
-#pragma unroll
-    for (int k = 0; cluster && k < CLUSTER; k++)
-        own += ((uint64_t)of_rank<cluster>(s->high, k)[threadIdx.x] << 16) + of_rank<cluster>(s->low, k)[threadIdx.x];
-    sum = scan_lanes<unsigned long long>(own);
     if (lane == 31)
         s->warp_u[warp] = sum;
     if (threadIdx.x == 0)
@@ -76,6 +49,35 @@ static __device__ void fill_bins(struct part<cluster> &p, struct range r, float 
         s->bin = bin;
         s->bin_before = sum - own;
     }
+    __syncthreads();
+}
+
+/* Masses by buckets, of the whole row, then: s->bin is the bucket in which `before` and they reach the target (or the
+ * last that has any), s->bin_before the mass above it. The list is empty. */
+template <bool cluster>
+static __device__ void fill_bins(struct part<cluster> &p, struct range r, float scale, uint64_t before, uint64_t target)
+{
+    struct sample_shared *s = p.s;
+    s->all[threadIdx.x] = 0;
+    __syncthreads();
+    each_logit(p, key_of(r.lo), [&](float l, int32_t id) {
+        if (!in_range(r, l, id))
+            return;
+        uint32_t m = r.mass == ONE ? 1 : fixed(weight(p, l)), bin = bin_of(l, r.hi, scale);
+        if (!cluster) {
+            atomicAdd(&s->all[bin], m);
+            return;
+        }
+        atomicAdd(&s->low[bin], m & 0xffff);
+        if (m >> 16)
+            atomicAdd(&s->high[bin], m >> 16);
+    });
+    sync_all<cluster>();
+    uint64_t own = cluster ? 0 : s->all[threadIdx.x];
+#pragma unroll
+    for (int k = 0; cluster && k < CLUSTER; k++)
+        own += ((uint64_t)of_rank<cluster>(s->high, k)[threadIdx.x] << 16) + of_rank<cluster>(s->low, k)[threadIdx.x];
+    pick_bin(s, own, before, target);
     sync_all<cluster>(); /* the others have read this CTA's bins */
 }
 
@@ -83,20 +85,13 @@ static __device__ void fill_bins(struct part<cluster> &p, struct range r, float 
 template <bool cluster>
 static __device__ struct range bin_range(struct part<cluster> &p, struct range r, float scale, uint32_t bin)
 {
-    const int lane = threadIdx.x % 32;
-    uint32_t least = 0, most = 0, key = key_of(r.lo); /* ~key, key */
-    for (int32_t g = threadIdx.x / 32; g < p.n_groups; g += WARPS) {
-        if (p.top[g] < key)
-            continue;
-        for (int k = 0; k < 4; k++) {
-            int32_t i = g * GROUP + 4 * lane + k;
-            float l = logit_at(p, i);
-            if (!in_range(r, l, p.id0 + i) || bin_of(l, r.hi, scale) != bin)
-                continue;
-            least = max(least, ~key_of(l));
-            most = max(most, key_of(l));
-        }
-    }
+    uint32_t least = 0, most = 0; /* ~key, key */
+    each_logit(p, key_of(r.lo), [&](float l, int32_t id) {
+        if (!in_range(r, l, id) || bin_of(l, r.hi, scale) != bin)
+            return;
+        least = max(least, ~key_of(l));
+        most = max(most, key_of(l));
+    });
     r.lo = float_of(~(uint32_t)max_all(p, least));
     r.hi = float_of((uint32_t)max_all(p, most));
     return r;

@@ -37,17 +37,21 @@ struct __align__(16) sample_shared
     double out_d[2];
     struct cut out_cut[2];
     uint64_t warp_u[WARPS];
+    double warp_d[WARPS], place_at;
     uint64_t bin_before;
-    uint32_t n_list, bin, floor, pad;
+    uint32_t n_list, bin, floor, n_hits;
+    int32_t place;
 };
 
 /* A CTA and its part of the row. */
 template <bool cluster> struct part {
     static constexpr int n_ranks = cluster ? CLUSTER : 1;
     struct sample_shared *s;
-    float *l;      /* [n_groups * GROUP] adjusted logits, -inf beyond the vocabulary */
-    uint32_t *top; /* [n_groups] key of each group's largest */
-    float *sum;    /* [n_groups] */
+    float *l;             /* [n_groups * GROUP] adjusted logits, -inf beyond the vocabulary */
+    uint32_t *top;        /* [n_groups] key of each group's largest */
+    float *sum;           /* [n_groups] */
+    int32_t *hits;        /* [n_groups] of one CTA a row: groups that a pass looks at */
+    const uint32_t *mask; /* of a row that stays in the card's memory: bits of ids that may come; NULL = all */
     int32_t id0, n_groups, rank;
     int turn;        /* of out_u, out_d and out_cut */
     float max, rate; /* weight = 2^((l - max) rate) */
@@ -72,10 +76,43 @@ static __device__ inline float clean(float l)
     return l > -INFINITY ? fminf(l, FLT_MAX) : -INFINITY;
 }
 
-/* Logit i of the part. A row that stays in the card's memory is cleaned as it is read. */
-template <bool cluster> static __device__ inline float logit_at(const struct part<cluster> &p, int32_t i)
+/* Bits k of ids i + k that a mask allows, i a multiple of 4. */
+static __device__ inline uint32_t allowed_at(const uint32_t *mask, int32_t i)
 {
-    return cluster ? p.l[i] : clean(p.l[i]);
+    return mask ? mask[i / 32] >> i % 32 : 0xf;
+}
+
+/* A lane's four logits of group g. A row that stays in the card's memory is cleaned, and masked, as it is read. */
+template <bool cluster> static __device__ inline void logits_of(const struct part<cluster> &p, int32_t g, float l[4])
+{
+    const int32_t i = g * GROUP + 4 * (int32_t)(threadIdx.x % 32);
+    const float4 v = *(const float4 *)(p.l + i);
+    const float raw[4] = {v.x, v.y, v.z, v.w};
+    const uint32_t allowed = cluster ? 0xf : allowed_at(p.mask, i);
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        l[k] = cluster ? raw[k] : allowed >> k & 1 ? clean(raw[k]) : -INFINITY;
+}
+
+/* f(logit, id) for the logits of groups whose largest is not below `key`. Four groups at a time, so that loads overlap.
+ */
+template <bool cluster, class F>
+static __device__ inline void each_logit(const struct part<cluster> &p, uint32_t key, F f)
+{
+    for (int32_t g0 = threadIdx.x / 32; g0 < p.n_groups; g0 += 4 * WARPS) {
+        float l[4][4];
+        bool in[4];
+#pragma unroll
+        for (int b = 0; b < 4; b++) {
+            in[b] = g0 + b * WARPS < p.n_groups && p.top[g0 + b * WARPS] >= key;
+            if (in[b])
+                logits_of(p, g0 + b * WARPS, l[b]);
+        }
+#pragma unroll
+        for (int b = 0; b < 4; b++)
+            for (int k = 0; in[b] && k < 4; k++)
+                f(l[b][k], p.id0 + (g0 + b * WARPS) * GROUP + 4 * (int32_t)(threadIdx.x % 32) + k);
+    }
 }
 
 template <bool cluster> static __device__ inline float weight(const struct part<cluster> &p, float l)
@@ -227,18 +264,8 @@ template <bool cluster> static __device__ float find_tops(struct part<cluster> &
 /* The lowest id whose logit is `value`, the largest of all. */
 template <bool cluster> static __device__ int32_t lowest_with(struct part<cluster> &p, float value)
 {
-    const int lane = threadIdx.x % 32;
-    const uint32_t key = key_of(value);
     uint32_t best = 0; /* ~id */
-    for (int32_t g = threadIdx.x / 32; g < p.n_groups; g += WARPS) {
-        if (p.top[g] < key)
-            continue;
-        for (int k = 0; k < 4; k++) {
-            int32_t i = g * GROUP + 4 * lane + k;
-            if (logit_at(p, i) == value)
-                best = max(best, ~(uint32_t)(p.id0 + i));
-        }
-    }
+    each_logit(p, key_of(value), [&](float l, int32_t id) { best = l == value ? max(best, ~(uint32_t)id) : best; });
     return (int32_t) ~(uint32_t)max_all(p, best);
 }
 
@@ -255,12 +282,11 @@ struct count {
 template <bool cluster>
 static __device__ inline void masses_of(const struct part<cluster> &p, struct count c, int32_t g, float w[4])
 {
-    const int32_t i = g * GROUP + 4 * (threadIdx.x % 32), id = p.id0 + i;
-    const float4 v = *(const float4 *)(p.l + i);
-    float l[4] = {v.x, v.y, v.z, v.w};
+    const int32_t id = p.id0 + g * GROUP + 4 * (int32_t)(threadIdx.x % 32);
+    float l[4];
+    logits_of(p, g, l);
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-        l[k] = cluster ? l[k] : clean(l[k]);
         w[k] = c.mass == ONE ? (l[k] == c.keep.value ? 1.0f : 0.0f) : weight(p, l[k]);
         if (c.mass == WEIGHT && !(keeps(c.keep, l[k], id + k) && w[k] >= c.least))
             w[k] = 0;
@@ -311,13 +337,33 @@ template <bool cluster> static __device__ double sum_kept(struct part<cluster> &
     return sum_groups(p, before);
 }
 
+/* One warp: the id of group g at which the sum over ids, `at` before the group, passes the target; the last one with
+ * mass should rounding say that none does. */
+template <bool cluster>
+static __device__ int32_t find_in_group(const struct part<cluster> &p, struct count c, int32_t g, double at,
+                                        double target)
+{
+    float w[4];
+    masses_of(p, c, g, w);
+    double own = ((double)w[0] + w[1]) + ((double)w[2] + w[3]), sum = at + scan_lanes(own) - own;
+    int32_t id = -1;
+    bool passes = false;
+    for (int k = 0; k < 4 && !passes; k++) {
+        sum += w[k];
+        id = w[k] > 0 ? p.id0 + g * GROUP + 4 * (int32_t)(threadIdx.x % 32) + k : id;
+        passes = w[k] > 0 && sum > target;
+    }
+    uint32_t first = __ballot_sync(~0u, passes), any = __ballot_sync(~0u, id >= 0);
+    return __shfl_sync(~0u, id, first ? __ffs(first) - 1 : 31 - __clz(any));
+}
+
 /* After sum_kept: the id at which the sum over ids passes the target, in the CTA that holds it; -1 in the others (the
  * sums are the same, so it is one CTA). before: that of sum_kept. Warp 0 alone. */
 template <bool cluster>
 static __device__ int32_t find_kept(const struct part<cluster> &p, struct count c, double target, double before)
 {
     const int lane = threadIdx.x % 32;
-    int32_t run = (p.n_groups + 31) / 32, begin = lane * run, end = min(begin + run, p.n_groups), g = -1, id = -1;
+    int32_t run = (p.n_groups + 31) / 32, begin = lane * run, end = min(begin + run, p.n_groups), g = -1;
     double mine = 0, at;
     for (int32_t i = begin; i < end; i++)
         mine += p.sum[i];
@@ -337,68 +383,81 @@ static __device__ int32_t find_kept(const struct part<cluster> &p, struct count 
     }
     g = __shfl_sync(~0u, g, who);
     at = __shfl_sync(~0u, at, who);
-    float w[4];
-    masses_of(p, c, g, w);
-    double own = ((double)w[0] + w[1]) + ((double)w[2] + w[3]), sum = at + scan_lanes(own) - own;
-    bool passes = false;
-    for (int k = 0; k < 4 && !passes; k++) {
-        sum += w[k];
-        id = w[k] > 0 ? p.id0 + g * GROUP + 4 * lane + k : id;
-        passes = w[k] > 0 && sum > target;
-    }
-    uint32_t first = __ballot_sync(~0u, passes), any = __ballot_sync(~0u, id >= 0);
-    return __shfl_sync(~0u, id, first ? __ffs(first) - 1 : 31 - __clz(any));
+    return find_in_group(p, c, g, at, target);
 }
 
 /* -- the list ---------------------------------------------------------------------------------------------------- */
+
+/* One CTA a row: the groups whose largest is not below `key` into p.hits; returns how many. */
+static __device__ inline int32_t find_hits(struct part<false> &p, uint32_t key)
+{
+    if (threadIdx.x == 0)
+        p.s->n_hits = 0;
+    __syncthreads();
+    for (int32_t g = threadIdx.x; g < p.n_groups; g += THREADS)
+        if (p.top[g] >= key)
+            p.hits[atomicAdd(&p.s->n_hits, 1u)] = g;
+    __syncthreads();
+    return (int32_t)p.s->n_hits;
+}
+
+/* each_logit over the first n of p.hits, where few groups of many are wanted. */
+template <class F> static __device__ inline void each_hit(const struct part<false> &p, int32_t n, F f)
+{
+    for (int32_t i = threadIdx.x / 32; i < n; i += 4 * WARPS) {
+        float l[4][4];
+#pragma unroll
+        for (int b = 0; b < 4; b++)
+            logits_of(p, p.hits[min(i + b * WARPS, n - 1)], l[b]);
+#pragma unroll
+        for (int b = 0; b < 4; b++)
+            for (int k = 0; i + b * WARPS < n && k < 4; k++)
+                f(l[b][k], p.hits[i + b * WARPS] * GROUP + 4 * (int32_t)(threadIdx.x % 32) + k);
+    }
+}
 
 /* Append to rank 0's list, which is empty, what is kept and lies in from .. to. Returns how many wanted in: more than
  * LIST means that the list is not whole. */
 template <bool cluster>
 static __device__ uint32_t gather(struct part<cluster> &p, struct cut keep, float from, float to)
 {
-    const int lane = threadIdx.x % 32;
     uint32_t *n = of_rank<cluster>(&p.s->n_list, 0);
     uint64_t *list = of_rank<cluster>(p.s->list, 0);
-    const uint32_t key = key_of(from);
-    for (int32_t g = threadIdx.x / 32; g < p.n_groups; g += WARPS) {
-        if (p.top[g] < key)
-            continue;
-        for (int k = 0; k < 4; k++) {
-            int32_t i = g * GROUP + 4 * lane + k;
-            float l = logit_at(p, i);
-            if (l < from || l > to || !keeps(keep, l, p.id0 + i))
-                continue;
-            uint32_t at = atomicAdd(n, 1u);
-            if (at < LIST)
-                list[at] = (uint64_t)key_of(l) << 32 | ~(uint32_t)(p.id0 + i);
-        }
-    }
+    const auto take = [&](float l, int32_t id) {
+        if (l < from || l > to || !keeps(keep, l, id))
+            return;
+        uint32_t at = atomicAdd(n, 1u);
+        if (at < LIST)
+            list[at] = (uint64_t)key_of(l) << 32 | ~(uint32_t)id;
+    };
+    if constexpr (cluster)
+        each_logit(p, key_of(from), take);
+    else
+        each_hit(p, find_hits(p, key_of(from)), take);
     sync_all<cluster>();
     return *n;
 }
 
-/* One CTA: its list of n in descending order. (Bitonic, Batcher 1968.) */
+/* One CTA: its list of n different entries in descending order; each goes where the number of larger ones says. */
 static __device__ void sort_list(struct sample_shared *s, uint32_t n)
 {
-    uint32_t all = 2;
-    while (all < n)
-        all *= 2;
-    for (uint32_t i = n + threadIdx.x; i < all; i += THREADS)
-        s->list[i] = 0;
+    uint64_t own[LIST / THREADS];
+    uint32_t rank[LIST / THREADS] = {};
     __syncthreads();
-    for (uint32_t size = 2; size <= all; size *= 2)
-        for (uint32_t d = size / 2; d; d /= 2) {
-            for (uint32_t i = threadIdx.x; i < all / 2; i += THREADS) {
-                uint32_t low = i & (d - 1), a = 2 * (i - low) + low, b = a + d;
-                uint64_t x = s->list[a], y = s->list[b];
-                if ((x < y) == !(a & size)) {
-                    s->list[a] = y;
-                    s->list[b] = x;
-                }
-            }
-            __syncthreads();
-        }
+#pragma unroll
+    for (int e = 0; e < LIST / THREADS; e++)
+        own[e] = s->list[threadIdx.x + e * THREADS];
+#pragma unroll 4
+    for (uint32_t i = 0; i < n; i++)
+#pragma unroll
+        for (int e = 0; e < LIST / THREADS; e++)
+            rank[e] += s->list[i] > own[e];
+    __syncthreads();
+#pragma unroll
+    for (int e = 0; e < LIST / THREADS; e++)
+        if (threadIdx.x + e * THREADS < n)
+            s->list[rank[e]] = own[e];
+    __syncthreads();
 }
 
 static __device__ inline struct cut cut_at(const struct sample_shared *s, uint32_t i)

@@ -13,7 +13,7 @@ struct row_params {
     uint64_t seed, position;
     uint32_t choice, after;
     uint32_t n_seen, n_bias, n_banned;
-    uint32_t seen_at, bias_at, banned_at;
+    uint32_t seen_at, bias_at, banned_at, mask_at; /* mask_at: 0 = none */
 };
 
 struct sample_args {
@@ -26,8 +26,8 @@ struct sample_args {
     struct sample_out *out; /* host memory that the card writes */
     float *copy;            /* without clusters: [R][n_groups * GROUP] */
     int32_t vocab, part;    /* part: logits of a CTA, a multiple of GROUP */
-    /* of plain rows: each group's largest as a key, and its sums of weights beside that, at the row's temperature and
-     * at 1: [R][groups] */
+    /* of streamed rows: each group's largest as a key, and its sums of weights beside that, at the row's temperature
+     * and at 1: [R][groups] */
     uint32_t *top;
     float *sum, *raw_sum;
 };
@@ -39,7 +39,12 @@ static __device__ inline float rate_of(const struct row_params &r)
     return (float)fmin(1.4426950408889634 / (double)r.temperature, (double)FLT_MAX);
 }
 
-static __device__ inline bool is_greedy(const struct row_params &r)
+static __device__ inline const uint32_t *mask_of(const struct sample_args &a, const struct row_params &r)
+{
+    return r.mask_at ? (const uint32_t *)(a.lists + r.mask_at) : NULL;
+}
+
+static __host__ __device__ inline bool is_greedy(const struct row_params &r)
 {
     return !(r.temperature > 0) || r.top_k == 1;
 }
@@ -74,7 +79,7 @@ static __device__ inline void penalise(float *x, uint32_t n_out, const struct ro
     *x = clean(l);
 }
 
-/* Bias, ban, penalties on the part. */
+/* Bias, ban, penalties, mask on the part. */
 template <bool cluster>
 static __device__ void adjust(const struct sample_args &a, const struct row_params &r, struct part<cluster> &p,
                               int32_t after)
@@ -106,34 +111,43 @@ static __device__ void adjust(const struct sample_args &a, const struct row_para
     if (penalises && after >= 0 && !found && threadIdx.x == 0 && (x = mine(p, after)))
         penalise(x, 1, r);
     __syncthreads();
+    const uint32_t *mask = mask_of(a, r);
+    for (int32_t i = threadIdx.x; mask && i < min(p.n_groups * GROUP, a.vocab - p.id0); i += THREADS)
+        if (!(mask[(p.id0 + i) / 32] >> (p.id0 + i) % 32 & 1))
+            p.l[i] = -INFINITY;
+    __syncthreads();
 }
 
-/* The best of the raw logits, of which lse is ln of the sum of e^logit. */
+/* The best of the raw logits, of which lse is ln of the sum of e^logit. The list is empty after that; or, where that is
+ * asked for and it can be, it holds at least the `leave` best, and how many is returned. */
 template <bool cluster>
-static __device__ __noinline__ void raw_logprobs(const struct row_params &r, struct part<cluster> &p, double lse,
-                                                 struct sample_out *out)
+static __device__ __noinline__ uint32_t raw_logprobs(const struct row_params &r, struct part<cluster> &p, double lse,
+                                                     struct sample_out *out, int32_t leave)
 {
     const struct cut all = {-FLT_MAX, INT32_MAX};
-    int32_t k = min(r.n_logprobs, SAMPLE_TOP_MAX), n = 0;
+    const int32_t k = min(r.n_logprobs, SAMPLE_TOP_MAX);
+    uint32_t n = 0, listed = 0;
     if (k > 0) {
-        n = (int32_t)list_best(p, k);
+        n = listed = list_best(p, max(k, leave));
         if (n == 0) { /* a small vocabulary, or many as good as the k-th */
             struct cut last = find_cut(p, {all, -FLT_MAX, p.max, ONE}, (uint64_t)k);
-            n = (int32_t)gather(p, last, -FLT_MAX, FLT_MAX);
+            n = gather(p, last, -FLT_MAX, FLT_MAX);
             if (p.rank == 0)
-                sort_list(p.s, (uint32_t)n);
+                sort_list(p.s, n);
         }
-        n = min(k, n);
-        if (p.rank == 0 && (int32_t)threadIdx.x < n) {
+        n = min((uint32_t)k, n);
+        if (p.rank == 0 && threadIdx.x < n) {
             struct cut c = cut_at(p.s, threadIdx.x);
             out->top[threadIdx.x].id = c.id;
             out->top[threadIdx.x].logprob = (float)(c.value - lse);
         }
         __syncthreads();
-        tell_cut(p, {});
+        if (!leave || !listed)
+            tell_cut(p, {});
     }
     if (p.rank == 0 && threadIdx.x == 0)
-        out->n_top = n;
+        out->n_top = (int32_t)n;
+    return leave ? listed : 0;
 }
 
 /* One CTA: the draw from its sorted list, of which top-k keeps n. */
@@ -236,6 +250,7 @@ template <bool cluster> static __global__ void __launch_bounds__(THREADS, 3) sam
     p.l = cluster ? (float *)rest : a.copy + (size_t)row * a.part;
     p.sum = (float *)(rest + (cluster ? a.part * sizeof(float) : 0));
     p.top = (uint32_t *)(p.sum + p.n_groups);
+    p.hits = (int32_t *)(p.top + p.n_groups); /* without clusters */
     if (threadIdx.x == 0)
         p.s->n_list = 0;
     load(p, a.logits + (size_t)row * a.vocab, a.vocab);
@@ -245,11 +260,11 @@ template <bool cluster> static __global__ void __launch_bounds__(THREADS, 3) sam
         p.max = max;
         p.rate = LOG2_E;
         lse = max + log(sum_kept(p, {{-FLT_MAX, INT32_MAX}, 0, WEIGHT}, &before));
-        raw_logprobs(r, p, lse, out);
+        raw_logprobs(r, p, lse, out, 0);
     }
     int32_t after = r.after ? a.before[r.after - 1] : -1;
     bool any = max > -INFINITY;
-    if (r.n_bias || r.n_banned || r.n_seen || after >= 0) {
+    if (r.n_bias || r.n_banned || r.n_seen || r.mask_at || after >= 0) {
         adjust(a, r, p, after);
         max = find_tops(p);
     }

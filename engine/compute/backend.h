@@ -33,7 +33,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BACKEND_ABI 7
+#define BACKEND_ABI 8
 
 /* D is even and at most this: kernels keep a head on the stack. Families refuse other models. */
 #define BACKEND_HEAD_DIM_MAX 256

@@ -91,7 +91,7 @@ static bool penalises(const struct sample_row *p)
 
 static bool adjusts(const struct sample_row *p, int32_t after)
 {
-    return p->n_bias || p->n_banned || ((p->n_seen || after >= 0) && penalises(p));
+    return p->n_bias || p->n_banned || p->allowed || ((p->n_seen || after >= 0) && penalises(p));
 }
 
 static void penalise_one(float *x, uint32_t n_out, const struct sample_row *p)
@@ -115,7 +115,14 @@ static void penalise(float *l, int32_t n, const struct sample_row *p, int32_t af
         penalise_one(&l[after], 1, p);
 }
 
-/* l[n] = the logits after bias, ban and penalties; all clean. */
+static void keep_allowed(float *l, int32_t n, const uint32_t *allowed)
+{
+    for (int32_t i = 0; i < n; i += 32)
+        for (int32_t k = 0; allowed[i / 32] != UINT32_MAX && k < 32 && i + k < n; k++)
+            l[i + k] = allowed[i / 32] >> k & 1 ? l[i + k] : -INFINITY;
+}
+
+/* l[n] = the logits after bias, ban, penalties and mask; all clean. */
 static void adjust(float *l, const float *logits, int32_t n, const struct sample_row *p, int32_t after)
 {
     int32_t i = 0;
@@ -135,6 +142,8 @@ static void adjust(float *l, const float *logits, int32_t n, const struct sample
     }
     if (penalises(p))
         penalise(l, n, p, after);
+    if (p->allowed)
+        keep_allowed(l, n, p->allowed);
 }
 
 /* -- top-k and top-p: the cut ------------------------------------------------------------------------------------ */

@@ -2,11 +2,11 @@
  *
  * Order, as OpenAI and vLLM have it: logits; log-softmax of the RAW logits gives the logprobs; logit_bias added; banned
  * ids to -inf; repetition penalty (Keskar et al. 2019: l > 0 ? l / r : l * r, ids of prompt and output);
- * frequency * count and presence * (count > 0) subtracted (output ids only); temperature 0 or top_k 1 = argmax (lowest
- * id wins a tie); divide by temperature; top-k; top-p over the softmax of what is left (smallest set with sum >= p, at
- * least one); min-p (keep p_i >= min_p * p_max); draw by the inverse of the cumulative sum in id order with one Philox
- * uniform. Exact top-k: ties at the k-th value are resolved by lower id. Pure: the same row gives the same token
- * anywhere.
+ * frequency * count and presence * (count > 0) subtracted (output ids only); ids that the mask leaves out to -inf;
+ * temperature 0 or top_k 1 = argmax (lowest id wins a tie); divide by temperature; top-k; top-p over the softmax of
+ * what is left (smallest set with sum >= p, at least one); min-p (keep p_i >= min_p * p_max); draw by the inverse of
+ * the cumulative sum in id order with one Philox uniform. Exact top-k: ties at the k-th value are resolved by lower id.
+ * Pure: the same row gives the same token anywhere.
  *
  * Total: no input crashes or reads beyond the arrays, given valid ids (asserted). A NaN logit counts as -inf, +inf as
  * FLT_MAX. Where nothing is above -inf the token is id 0 and its logprob -inf. Parameters out of their range (negative,
@@ -45,6 +45,9 @@ struct sample_row {
     const struct sample_seen *seen; /* unordered; all ids valid */
     const struct sample_bias *bias;
     const int32_t *banned; /* eos ids while min_tokens is not reached */
+    /* The mask of a grammar: [(V + 31) / 32], bit id % 32 of word id / 32 is 1 for ids that may come; NULL = all. Rows
+     * that share one share its memory on the device. With no bit set the token is id 0. */
+    const uint32_t *allowed;
 };
 
 struct sample_out {

@@ -1,8 +1,8 @@
 /* test_cuda_sample - the card's sampler beside the CPU's: the same token, but where rounding decides.
  *
  * Every way through it: rows with and without each parameter, vocabularies below and above what a cluster holds in its
- * groups, equal logits, NaN and infinities, tokens that the call before chose. A draw whose uniform falls within 1e-6
- * of an edge of the cumulative sum may differ: of all rows of a test, at most one in 500.
+ * groups, equal logits, NaN and infinities, masks, tokens that the call before chose. A draw whose uniform falls within
+ * 1e-6 of an edge of the cumulative sum may differ: of all rows of a test, at most one in 500.
  */
 #define OPS_CUDA
 #include "tests/support/ops_check.h"
@@ -19,11 +19,12 @@ struct lists {
     struct sample_seen seen[SEEN];
     struct sample_bias bias[BIAS];
     int32_t banned[4];
+    uint32_t allowed[(VOCAB + 31) / 32];
 };
 
-static struct backend *open_wide(const struct backend_ops *ops)
+static struct backend *open_wide(const struct backend_ops *ops, const char *isa)
 {
-    struct backend_opts o = {.threads = 1, .max_rows = ROWS, .max_cols = 64, .max_vocab = VOCAB};
+    struct backend_opts o = {.threads = 1, .isa = isa, .max_rows = ROWS, .max_cols = 64, .max_vocab = VOCAB};
     struct backend *be;
     struct err e = {0};
     ck_assert_msg(ops->open(&be, &o, &e) == 0, "%s", e.text);
@@ -34,6 +35,23 @@ static struct backend *open_wide(const struct backend_ops *ops)
 static int32_t spread(int32_t i, int32_t n, int32_t vocab)
 {
     return (int32_t)((int64_t)i * vocab / n);
+}
+
+static bool may_come(const uint32_t *allowed, int32_t id)
+{
+    return !allowed || allowed[id / 32] >> id % 32 & 1;
+}
+
+/* Every bit, half of them, or a few. */
+static void random_mask(struct ops_rng *r, uint32_t *allowed, int32_t vocab)
+{
+    int kind = ops_int(r, 0, 2);
+    for (int32_t i = 0; i < (vocab + 31) / 32; i++)
+        allowed[i] = kind == 0 ? UINT32_MAX : kind == 1 ? (uint32_t)ops_int(r, 0, INT32_MAX) * 2654435761u : 0;
+    for (int i = 0; i < 7; i++) {
+        int32_t id = ops_int(r, 0, vocab - 1);
+        allowed[id / 32] |= 1u << id % 32;
+    }
 }
 
 static struct sample_row random_row(struct ops_rng *r, struct lists *l, int32_t vocab)
@@ -47,6 +65,7 @@ static struct sample_row random_row(struct ops_rng *r, struct lists *l, int32_t 
         l->bias[i] = (struct sample_bias){spread(i, n_bias, vocab), (float)ops_int(r, -5, 5)};
     for (int i = 0; i < 4; i++)
         l->banned[i] = ops_int(r, 0, vocab - 1);
+    random_mask(r, l->allowed, vocab);
     return (struct sample_row){
         .temperature = use & 1   ? (float)ops_int(r, 1, 20) / 10
                        : use & 2 ? 0
@@ -66,6 +85,7 @@ static struct sample_row random_row(struct ops_rng *r, struct lists *l, int32_t 
         .seen = l->seen,
         .bias = l->bias,
         .banned = l->banned,
+        .allowed = ops_int(r, 0, 2) ? NULL : l->allowed,
     };
 }
 
@@ -93,6 +113,7 @@ static void compare(const struct sample_row *row, const struct sample_out *got, 
                     int32_t *n_other)
 {
     ck_assert(got->id >= 0);
+    ck_assert(may_come(row->allowed, got->id) || !may_come(row->allowed, want->id)); /* all that may come is -inf */
     ck_assert_int_eq(got->n_top, want->n_top);
     for (int32_t i = 0; i < want->n_top; i++) {
         ck_assert_int_eq(got->top[i].id, want->top[i].id);
@@ -121,6 +142,12 @@ static void check_sizes(const struct backend_ops *ops, struct backend *be, struc
             fill(r, logits + (size_t)i * (size_t)vocab, vocab);
             rows[i] = random_row(r, &lists[i], vocab);
             rows[i].after = round && ops_int(r, 0, 1) ? (uint32_t)ops_int(r, 1, n) : 0;
+            if (i > 0 && rows[i].allowed && ops_int(r, 0, 1))
+                rows[i].allowed = lists[i - 1].allowed; /* shared */
+            if (ops_int(r, 0, 3) == 0) {                /* a run of rows for the stream */
+                rows[i].n_logprobs = -1;
+                rows[i].top_k = 0;
+            }
         }
         static int32_t last_n;
         for (int32_t i = 0; i < n; i++)
@@ -143,6 +170,8 @@ static void check_sizes(const struct backend_ops *ops, struct backend *be, struc
     free(lists), free(logits), free(scratch);
 }
 
+static const int32_t vocabs[] = {1, 2, 31, 97, 128, 129, 1000, 1027, 4096, 32000, 49152, 128256, VOCAB};
+
 START_TEST(test_the_card_chooses_what_the_cpu_chooses)
 {
     const struct backend_ops *ops = ops_cuda("the_card_chooses_what_the_cpu_chooses");
@@ -150,13 +179,93 @@ START_TEST(test_the_card_chooses_what_the_cpu_chooses)
     int32_t n = 0, other = 0;
     if (!ops)
         return;
-    struct backend *be = open_wide(ops);
-    static const int32_t vocabs[] = {1, 2, 31, 97, 128, 129, 1000, 1027, 4096, 32000, 49152, 128256, VOCAB};
+    struct backend *be = open_wide(ops, NULL);
     for (size_t i = 0; i < sizeof vocabs / sizeof *vocabs; i++)
         if (!ops_small() || vocabs[i] < 50000)
             check_sizes(ops, be, &r, vocabs[i], ops_small() ? 1 : vocabs[i] > 20000 ? 3 : 12, &n, &other);
     printf("%d of %d rows chose another token\n", other, n);
     ck_assert_int_le(other * 500, n);
+    ops->close(be);
+}
+END_TEST
+
+/* Cards before Hopper have no clusters: a CTA a row then. */
+START_TEST(test_cards_without_clusters_choose_the_same)
+{
+    const struct backend_ops *ops = ops_cuda("cards_without_clusters_choose_the_same");
+    struct ops_rng r = {unit_seed("cards_without_clusters_choose_the_same")};
+    int32_t n = 0, other = 0;
+    if (!ops)
+        return;
+    struct backend *be = open_wide(ops, "sm_80");
+    for (size_t i = 0; i < sizeof vocabs / sizeof *vocabs; i += 2)
+        check_sizes(ops, be, &r, vocabs[i], vocabs[i] > 20000 ? 1 : 4, &n, &other);
+    printf("%d of %d rows chose another token\n", other, n);
+    ck_assert_int_le(other * 500, n);
+    ops->close(be);
+}
+END_TEST
+
+/* The best logits are those that the mask leaves out; and its memory is the caller's again when the call returns. */
+START_TEST(test_a_masked_token_never_comes)
+{
+    enum { V = 32000, CALLS = 12, FEW = 3 };
+    const struct backend_ops *ops = ops_cuda("a_masked_token_never_comes");
+    struct ops_rng r = {unit_seed("a_masked_token_never_comes")};
+    static uint32_t masks[ROWS][(V + 31) / 32], used[ROWS][(V + 31) / 32];
+    static float logits[(size_t)ROWS * V], scratch[2 * V];
+    if (!ops)
+        return;
+    struct backend *be = open_wide(ops, NULL);
+    float *dev = ops->alloc(be, sizeof logits);
+    int32_t came[ROWS][FEW] = {{0}}, ids[ROWS][FEW], other = 0;
+    for (int32_t i = 0; i < ROWS; i++) {
+        for (int32_t k = 0; k < V; k++)
+            logits[i * V + k] = ops_gauss(&r) + 20;
+        for (int k = 0; k < FEW; k++) {
+            ids[i][k] = spread(k, FEW, V) + ops_int(&r, 0, V / FEW - 1);
+            logits[i * V + ids[i][k]] = ops_gauss(&r) * 0.1f;
+            masks[i][ids[i][k] / 32] |= 1u << ids[i][k] % 32;
+        }
+    }
+    ops->upload(be, dev, logits, sizeof logits);
+    for (int call = 0; call < CALLS; call++) {
+        struct sample_row rows[ROWS];
+        struct sample_out got[ROWS], want;
+        struct sample_seen seen = {5, 1};
+        memcpy(used, masks, sizeof used);
+        for (int32_t i = 0; i < ROWS; i++)
+            rows[i] = (struct sample_row){.temperature = i % 8 == 7 ? 0 : 1,
+                                          .top_p = i % 8 == 1 || i % 8 == 2 ? 0.99f : 1,
+                                          .min_p = i % 8 == 3 ? 0.01f : 0,
+                                          .repetition = 1,
+                                          .presence = i % 8 == 5 ? 1 : 0,
+                                          .top_k = i % 8 == 2 || i % 8 == 4 ? 50 : 0,
+                                          .n_logprobs = i % 8 == 6 ? 2 : -1,
+                                          .seed = 3,
+                                          .position = (uint64_t)(call * ROWS + i),
+                                          .n_seen = 1,
+                                          .seen = &seen,
+                                          .allowed = used[i]};
+        ops->sample(be, dev, V, rows, got, ROWS);
+        memset(used, 0xff, sizeof used);
+        ops->sync(be);
+        for (int32_t i = 0; i < ROWS; i++) {
+            rows[i].allowed = masks[i];
+            sample_row_cpu(logits + i * V, V, &rows[i], &want, scratch);
+            ck_assert_msg(may_come(masks[i], got[i].id), "row %d: token %d", i, got[i].id);
+            other += got[i].id != want.id;
+            for (int k = 0; k < FEW; k++)
+                came[i][k] += got[i].id == ids[i][k];
+        }
+    }
+    ck_assert_int_le(other, 1);
+    for (int k = 0, all = 0; k < FEW; k++, all = 0) { /* each may come */
+        for (int32_t i = 0; i < ROWS; i++)
+            all += came[i][k];
+        ck_assert_int_gt(all, 0);
+    }
+    ops->release(be, dev, sizeof logits);
     ops->close(be);
 }
 END_TEST
@@ -228,7 +337,7 @@ START_TEST(test_draws_follow_the_distribution)
     const struct backend_ops *ops = ops_cuda("draws_follow_the_distribution");
     if (!ops)
         return;
-    struct backend *be = open_wide(ops);
+    struct backend *be = open_wide(ops, NULL);
     check_draws(ops, be, 1, 1, 512);
     check_draws(ops, be, 0.7f, 0.9f, 512);
     check_draws(ops, be, 1.3f, 1, 40);
@@ -237,4 +346,5 @@ START_TEST(test_draws_follow_the_distribution)
 }
 END_TEST
 
-UNIT_MAIN("cuda_sample", test_the_card_chooses_what_the_cpu_chooses, test_draws_follow_the_distribution)
+UNIT_MAIN("cuda_sample", test_the_card_chooses_what_the_cpu_chooses, test_cards_without_clusters_choose_the_same,
+          test_a_masked_token_never_comes, test_draws_follow_the_distribution)

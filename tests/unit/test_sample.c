@@ -431,6 +431,74 @@ START_TEST(test_sample_bans_biases_and_penalises)
 }
 END_TEST
 
+static bool has_bit(const uint32_t *bits, int32_t i)
+{
+    return bits[i / 32] >> i % 32 & 1;
+}
+
+/* A row with a mask is the row whose other logits are -inf, but for the logprobs: they are of the raw logits. */
+START_TEST(test_sample_chooses_only_what_the_mask_allows)
+{
+    static uint32_t mask[(V_MAX + 31) / 32];
+    static float masked[V_MAX];
+    state = 17;
+    for (int i = 0; i < 600; i++) {
+        int32_t n = integer(1, i % 4 ? 100 : 3000), of = i % 3 ? 1 : 50;
+        struct sample_seen was[] = {{0, 1}, {n / 2, 2}};
+        struct sample_row r = plain, raw = plain;
+        memset(mask, i % 2 ? 0xff : 0, sizeof mask); /* what lies beyond the vocabulary does not matter */
+        for (int32_t k = 0; k < n; k++) {
+            logits[k] = gauss() * 3;
+            mask[k / 32] &= ~(1u << k % 32);
+            mask[k / 32] |= (uint32_t)(integer(0, of) == 0) << k % 32;
+        }
+        int32_t sure = integer(0, n - 1);
+        mask[sure / 32] |= 1u << sure % 32;
+        for (int32_t k = 0; k < n; k++)
+            masked[k] = has_bit(mask, k) ? logits[k] : -INFINITY;
+        r.temperature = i % 5 ? 0.8f : 0;
+        r.top_k = i % 7 == 1 ? 5 : 0;
+        r.top_p = i % 3 == 1 ? 0.8f : 1;
+        r.min_p = i % 11 == 1 ? 0.05f : 0;
+        if (i % 13 == 1) {
+            r.seen = was, r.n_seen = n > 1 ? 2 : 1;
+            r.repetition = 1.5f;
+        }
+        r.position = (uint64_t)i;
+        struct sample_out want = run(masked, n, &r);
+        r.allowed = mask;
+        r.n_logprobs = raw.n_logprobs = 3;
+        raw.temperature = 0;
+        struct sample_out got = run(logits, n, &r), best = run(logits, n, &raw);
+        ck_assert_int_eq(got.id, want.id);
+        ck_assert(has_bit(mask, got.id));
+        float lse = logits[best.id] - best.logprob;
+        ck_assert(fabsf(got.logprob - (logits[got.id] - lse)) < 1e-5f);
+        ck_assert_int_eq(got.n_top, best.n_top);
+        ck_assert_mem_eq(got.top, best.top, (size_t)best.n_top * sizeof *got.top);
+    }
+    memset(mask, 0, sizeof mask);
+    struct sample_row none = plain;
+    none.allowed = mask;
+    ck_assert_int_eq(run(logits, 40, &none).id, 0);
+}
+END_TEST
+
+/* A penalty below 0 raises a logit, but not one that is out. */
+START_TEST(test_sample_does_not_raise_what_the_mask_leaves_out)
+{
+    float l[3] = {-1, 2, -3};
+    uint32_t mask = 5;
+    struct sample_seen was = {1, 1};
+    struct sample_row r = plain;
+    r.allowed = &mask;
+    r.seen = &was, r.n_seen = 1;
+    r.repetition = -4, r.presence = -100;
+    r.temperature = 0;
+    ck_assert_int_eq(run(l, 3, &r).id, 0);
+}
+END_TEST
+
 START_TEST(test_sample_finds_the_only_token_there_is)
 {
     state = 3;
@@ -592,7 +660,8 @@ END_TEST
 UNIT_MAIN("sample", test_sample_follows_each_parameter_alone, test_sample_follows_all_parameters_together,
           test_sample_follows_the_reference_over_a_whole_vocabulary, test_sample_draws_from_the_softmax,
           test_sample_streams_differ_by_seed_choice_and_position_only, test_sample_ties_go_to_the_lower_id,
-          test_sample_bans_biases_and_penalises, test_sample_finds_the_only_token_there_is,
+          test_sample_bans_biases_and_penalises, test_sample_chooses_only_what_the_mask_allows,
+          test_sample_does_not_raise_what_the_mask_leaves_out, test_sample_finds_the_only_token_there_is,
           test_sample_survives_logits_that_mean_nothing, test_sample_leaves_off_what_is_out_of_range,
           test_sample_logprobs_are_those_of_the_raw_logits, test_sample_logprobs_are_accurate_near_zero,
           test_sample_does_not_depend_on_where_the_row_lies, test_sample_gives_the_same_bits_on_every_machine)

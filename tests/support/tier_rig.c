@@ -53,6 +53,19 @@ static struct engine_config config_of(const struct rig_opts *o)
     return c;
 }
 
+static const char *device;
+
+static const char *describe_device(const struct backend *be)
+{
+    return device;
+}
+
+static int probe_device(uint64_t *memory, struct err *e)
+{
+    *memory = 0;
+    return 0;
+}
+
 int rig_try(struct rig *r, const struct rig_opts *o, struct err *e)
 {
     static struct backend_ops ops;
@@ -65,9 +78,13 @@ int rig_try(struct rig *r, const struct rig_opts *o, struct err *e)
         r->m.fingerprints[f].b[0] = o->model;
     if (o->format)
         r->m.layout.format = o->format;
-    if (o->numerics) {
+    if (o->numerics || o->device) {
         ops = *backend_ops(r->m.be);
-        ops.name = o->numerics;
+        ops.name = o->numerics ? o->numerics : ops.name;
+        ops.probe = o->device ? probe_device : NULL;
+        ops.describe = o->device ? describe_device : ops.describe;
+        device = o->device;
+        r->m.config.deterministic = o->device != NULL;
         ((struct backend_head *)(void *)r->m.be)->ops = &ops;
     }
     int ret = hand_try(&r->h, &r->m, e);

@@ -23,6 +23,7 @@ struct rig_opts {
     uint64_t bytes_per_day;
     uint8_t model, secret; /* first byte of the fingerprint; of a secret that is made */
     const char *numerics;
+    const char *device; /* not NULL: of a backend that has one, in deterministic mode */
 };
 
 struct rig {

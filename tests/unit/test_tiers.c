@@ -224,6 +224,27 @@ START_TEST(test_tiers_hit_nothing_when_anything_that_decides_the_bytes_has_chang
 }
 END_TEST
 
+START_TEST(test_tiers_hit_nothing_of_another_device_in_deterministic_mode)
+{
+    struct rig r;
+    struct rig_opts o = {.dirs = rig_dir(), .nvme_slots = 256, .device = "card A, library 1"};
+    const char *const others[] = {"card A, library 2", "card B, library 1", NULL};
+    rig_open(&r, &o);
+    rig_ask(&r, 1);
+    rig_close(&r);
+    for (int i = 0; i < 3; i++) {
+        struct rig_opts other = o;
+        other.device = others[i];
+        rig_open(&r, &other);
+        ck_assert_msg(rig_ask(&r, 1) == 0, "what card A wrote serves %s", others[i] ? others[i] : "without the mode");
+        rig_close(&r);
+        rig_open(&r, &o);
+        ck_assert_uint_eq(rig_ask(&r, 1), RIG_CACHED);
+        rig_close(&r);
+    }
+}
+END_TEST
+
 START_TEST(test_tiers_lose_a_quarter_when_one_of_four_folders_is_lost)
 {
     struct rig r;
@@ -442,6 +463,7 @@ UNIT_MAIN("tiers", test_tiers_change_no_token_when_dram_is_tiny,
           test_tiers_catch_each_flipped_bit_before_a_token_depends_on_it,
           test_tiers_compute_a_hole_and_load_what_comes_after_it, test_tiers_find_their_blocks_again_after_a_restart,
           test_tiers_hit_nothing_when_anything_that_decides_the_bytes_has_changed,
+          test_tiers_hit_nothing_of_another_device_in_deterministic_mode,
           test_tiers_lose_a_quarter_when_one_of_four_folders_is_lost, test_tiers_begin_their_chains_on_all_drives,
           test_tiers_publish_each_of_their_counters_as_itself,
           test_tiers_price_their_copies_by_what_was_learned_of_returns,

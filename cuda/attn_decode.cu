@@ -8,8 +8,7 @@
  * Cost: K and V bytes once per chunk of query vectors, everything else is small; bound by memory. In flight: all stages
  * but one of all warps, 128 KiB an SM, where about 20 would hide the latency.
  *
- * The bits of a row depend on how the keys of its sequence were cut, so on the lengths of all sequences of the step;
- * with fixed parts (decode_plan.cuh) on the row alone, among sequences of one row.
+ * The bits of a row depend on how the keys of its sequence were cut, so on the lengths of all sequences of the step.
  */
 #include "cuda/decode_end.cuh"
 
@@ -90,13 +89,11 @@ bool decode_open(struct cuda *c)
     struct attn *m = c->attn = new (std::nothrow) attn{};
     if (!m)
         return false;
-    m->fixed = c->deterministic;
     m->max_seqs = c->max_rows;
     m->max_grid = c->n_sm * 4;
     CU(cudaDeviceGetAttribute(&m->shared_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
     CU(cudaDeviceGetAttribute(&m->shared_sm, cudaDevAttrMaxSharedMemoryPerMultiprocessor, 0));
-    size_t seqs = ATTN_PLANS * (size_t)m->max_seqs * (m->fixed ? DECODE_PARTS : 1);
-    m->seq = (struct decode_seq *)cuda_alloc(c, sizeof *m->seq * seqs);
+    m->seq = (struct decode_seq *)cuda_alloc(c, sizeof *m->seq * ATTN_PLANS * (size_t)m->max_seqs);
     m->start = (struct decode_start *)cuda_alloc(c, sizeof *m->start * ATTN_PLANS * (size_t)m->max_grid);
     m->arrived = (int32_t *)cuda_alloc(c, sizeof *m->arrived * (size_t)m->max_grid);
     m->partials = (float *)cuda_alloc(c, sizeof(float) * 2 * (size_t)m->max_grid * shape<256, 2, 2>::part);
@@ -114,25 +111,7 @@ void decode_close(struct cuda *c)
     CU(cudaFree(m->start));
     CU(cudaFree(m->arrived));
     CU(cudaFree(m->partials));
-    CU(cudaFree(m->fixed_partials));
-    CU(cudaFree(m->fixed_arrived));
     delete m;
-}
-
-/* Room for the fixed parts of a model's shape: it does not change, so this takes memory once. */
-static void take_fixed(struct cuda *c, size_t segments, size_t part)
-{
-    struct attn *m = c->attn;
-    if (m->segments >= segments && m->part >= part)
-        return;
-    CU(cudaFree(m->fixed_partials));
-    CU(cudaFree(m->fixed_arrived));
-    m->segments = segments;
-    m->part = part;
-    m->fixed_partials = (float *)cuda_alloc(c, segments * DECODE_PARTS * part * sizeof(float));
-    m->fixed_arrived = (int32_t *)cuda_alloc(c, segments * sizeof(int32_t));
-    if (!m->fixed_partials || !m->fixed_arrived)
-        cuda_die(__FILE__, __LINE__, "fixed parts of attention", "out of memory; lower kv.bytes");
 }
 
 /* -- launches ---------------------------------------------------------------------------------------------------- */
@@ -144,12 +123,7 @@ static void launch(struct cuda *c, const struct attn_args *a, const struct step_
     static_assert(sh::ctas >= 1 && sh::ctas <= 4, "max_grid is 4 CTAs an SM");
     struct attn *m = c->attn;
     const int32_t g_n = (int32_t)a->kv->n_kv_heads, ctas = std::min(sh::ctas, m->shared_sm / (sh::shared + 1024));
-    struct decode_terms t = {a->window, a->key_begin, a->key_end, k->group, g_n, sh::nq, c->n_sm * ctas, m->fixed};
-    if (m->fixed) {
-        take_fixed(c, (size_t)c->max_seqs * (size_t)g_n * (size_t)((k->group + sh::nq - 1) / sh::nq), sh::part);
-        k->partials = m->fixed_partials;
-        k->arrived = m->fixed_arrived;
-    }
+    struct decode_terms t = {a->window, a->key_begin, a->key_end, k->group, g_n, sh::nq, c->n_sm * ctas};
     k->plan = attn_plan(c, a->step->number, at, &t);
     decode_kernel<D, NT, BYTES><<<(unsigned)t.grid, THREADS, sh::shared, c->stream>>>(*k);
     LAUNCHED();
@@ -216,7 +190,7 @@ bool attn_decode(struct cuda *c, const struct attn_args *a, const struct step_de
     k.block_shift = __builtin_ctz(kv->block_tokens);
     k.scale = a->scale * LOG2E;
     const bool wide = kv->format == KV_FORMAT_KV16;
-    const int32_t n_vec = c->attn->fixed ? k.group : most_rows(a->step) * k.group;
+    const int32_t n_vec = most_rows(a->step) * k.group;
     if (d == 64)
         return (wide ? launch_for<64, 2> : launch_for<64, 1>)(c, a, at, &k, n_vec);
     if (d == 128)

@@ -30,24 +30,6 @@ static __device__ struct decode_seq look(const struct step_dev &at, const struct
     return q;
 }
 
-/* Fixed parts: entry p is part p % DECODE_PARTS of sequence p / DECODE_PARTS; those that are not needed have no units.
- */
-static __device__ struct decode_seq look_part(const struct step_dev &at, const struct decode_terms &t, int32_t p)
-{
-    struct decode_seq q = look(at, t, p / DECODE_PARTS);
-    int32_t k = p % DECODE_PARTS,
-            n = q.n_rows == 1 ? min((q.n_tiles + DECODE_PART - 1) / DECODE_PART, DECODE_PARTS) : 1;
-    if (q.n_tiles == 0)
-        return q;
-    int32_t each = (q.n_tiles + n - 1) / n, tile0 = q.begin / DECODE_UNIT + k * each;
-    q.parts = (q.n_tiles + each - 1) / each;
-    q.n_tiles = max(min(each, q.n_tiles - k * each), 0);
-    q.begin = max(q.begin, tile0 * DECODE_UNIT);
-    if (k + 1 < q.parts)
-        q.end = (tile0 + each) * DECODE_UNIT;
-    return q;
-}
-
 /* Sum of x over the threads before this one; *all: over all threads. */
 static __device__ int32_t sum_before(int32_t x, int32_t *all)
 {
@@ -84,29 +66,17 @@ static __device__ int32_t find(const struct decode_seq *seq, int32_t n, int32_t 
     return lo;
 }
 
-/* Where run i begins: with fixed parts at the next segment. */
-static __device__ int32_t run_begin(const struct decode_seq *seq, int32_t n, const struct decode_terms &t, int64_t u,
-                                    int32_t total)
-{
-    if (u >= total)
-        return total;
-    if (!t.fixed)
-        return (int32_t)u;
-    struct decode_seq q = seq[find(seq, n, (int32_t)u)];
-    return q.first + ((int32_t)u - q.first + q.n_tiles - 1) / q.n_tiles * q.n_tiles;
-}
-
 /* Grid: 1; THREADS threads. A thread owns every THREADS-th sequence, then every THREADS-th run. */
 static __global__ void __launch_bounds__(THREADS) plan_kernel(const struct step_dev at, const struct decode_terms t,
                                                               struct decode_seq *seq, struct decode_start *start)
 {
-    const int32_t n = t.fixed ? at.n_seqs * DECODE_PARTS : at.n_seqs;
+    const int32_t n = at.n_seqs;
     int32_t total = 0;
     for (int32_t s0 = 0; s0 < n; s0 += THREADS) {
         int32_t s = s0 + threadIdx.x, units = 0, all;
         struct decode_seq q = {};
         if (s < n) {
-            q = t.fixed ? look_part(at, t, s) : look(at, t, s);
+            q = look(at, t, s);
             units = q.n_tiles * q.chunks * t.n_kv_heads;
         }
         q.first = total + sum_before(units, &all);
@@ -118,13 +88,13 @@ static __global__ void __launch_bounds__(THREADS) plan_kernel(const struct step_
     int32_t run = max(1, (total + t.grid - 1) / t.grid);
     for (int32_t i = threadIdx.x; i < t.grid; i += THREADS) {
         struct decode_start st = {};
-        int32_t u = run_begin(seq, n, t, (int64_t)i * run, total);
+        int64_t u = (int64_t)i * run;
         st.run = run;
-        st.n = run_begin(seq, n, t, (int64_t)(i + 1) * run, total) - u;
+        st.n = (int32_t)max((int64_t)0, min((int64_t)run, total - u));
         if (st.n > 0) {
-            st.s = find(seq, n, u);
+            st.s = find(seq, n, (int32_t)u);
             st.seq = seq[st.s];
-            st.skip = u - st.seq.first;
+            st.skip = (int32_t)u - st.seq.first;
         }
         start[i] = st;
     }
@@ -133,7 +103,6 @@ static __global__ void __launch_bounds__(THREADS) plan_kernel(const struct step_
 struct decode_plan attn_plan(struct cuda *c, uint64_t number, const struct step_dev *at, const struct decode_terms *t)
 {
     struct attn *m = c->attn;
-    const size_t n_seqs = (size_t)m->max_seqs * (m->fixed ? DECODE_PARTS : 1);
     assert(at->n_seqs <= m->max_seqs && t->grid <= m->max_grid);
     if (m->number != number)
         m->n_plans = m->turn = 0;
@@ -143,7 +112,7 @@ struct decode_plan attn_plan(struct cuda *c, uint64_t number, const struct step_
     bool there = i < m->n_plans;
     if (i == ATTN_PLANS) /* the oldest goes: what is queued with it comes before its successor in the stream */
         i = m->turn++ % ATTN_PLANS;
-    struct decode_seq *seq = m->seq + (size_t)i * n_seqs;
+    struct decode_seq *seq = m->seq + (size_t)i * (size_t)m->max_seqs;
     struct decode_start *start = m->start + (size_t)i * m->max_grid;
     if (there)
         return {seq, start};

@@ -207,8 +207,13 @@ static struct prefill_args arguments(const struct cuda *c, const struct attn_arg
     k.step = *at;
     if (t->block_tokens)
         k.step.table = p->table;
-    k.work = {(const struct prefill_item *)p->items.dev, p->n, p->next, p->partials,
-              p->partials + slots * (uint64_t)t->tile * (uint64_t)t->head_dim};
+    k.work = {(const struct prefill_item *)p->items.dev,
+              p->n,
+              NULL,
+              p->next,
+              p->partials,
+              p->partials + slots * (uint64_t)t->tile * (uint64_t)t->head_dim,
+              t->tile};
     k.head_dim = t->head_dim;
     k.n_kv_heads = t->n_kv_heads;
     k.group = t->group;

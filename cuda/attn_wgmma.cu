@@ -39,11 +39,18 @@ using shape_64 = prefill_shape<64, 128, 3, 3, 2, 32, 160>;
 using shape_128 = prefill_shape<128, 128, 2, 2, 2, 40, 232>;
 using shape_256 = prefill_shape<256, 64, 2, 2, 1, 40, 232>;
 
+/* What the CTA has of the list: an item for a kv head, of which `turn` parts have been begun. */
+struct taken {
+    struct prefill_item it;
+    int32_t g, turn, turns;
+};
+
 template <class S> struct prefill_shared {
     __nv_bfloat16 q[S::q_slots][S::wgs][S::chunks][64][TMA_COLS];
     __nv_bfloat16 k[S::stages][S::chunks][S::keys][TMA_COLS];
     __nv_bfloat16 v[S::stages][S::chunks][S::keys][TMA_COLS];
     struct prefill_now tile[2];
+    struct taken taken;                     /* of the thread that takes tiles */
     uint64_t told[2], q_full[2], q_free[2]; /* of a tile: its numbers are there; its q, too; both may be overwritten */
     uint64_t k_full[S::stages], k_free[S::stages], v_full[S::stages], v_free[S::stages];
     uint64_t tail;
@@ -53,14 +60,23 @@ template <class S> struct prefill_shared {
 
 /* -- feeding ----------------------------------------------------------------------------------------------------- */
 
-/* The next tile, from the counter that all CTAs share. The last CTA to find none leaves zeros. */
-template <class S> static __device__ void tile_take(const struct prefill_args &a, struct prefill_now *t)
+/* The next tile: of the item at hand, or of the next from the counter that all CTAs share. The last CTA to find none
+ * leaves zeros. */
+template <class S>
+static __device__ void tile_take(const struct prefill_args &a, struct taken *k, struct prefill_now *t)
 {
-    const int32_t all = a.work.n * a.n_kv_heads, at = atomicAdd(&a.work.next[0], 1);
-    if (at < all) {
-        const int32_t of_heads = a.work.n * a.heads_at_once, in = at % of_heads;
-        const struct prefill_item it = a.work.item[in / a.heads_at_once];
-        tile_begin<S>(a, it, at / of_heads * a.heads_at_once + in % a.heads_at_once, t);
+    if (k->turn < k->turns) {
+        tile_begin<S>(a, k->it, k->g, k->turn++, blockIdx.x, t);
+        return;
+    }
+    const int32_t n = items_of(a), at = atomicAdd(&a.work.next[0], 1);
+    if (at < n * a.n_kv_heads) {
+        const int32_t of_heads = n * a.heads_at_once, in = at % of_heads;
+        k->it = a.work.item[in / a.heads_at_once];
+        k->g = at / of_heads * a.heads_at_once + in % a.heads_at_once;
+        k->turn = 1;
+        k->turns = turns_of(a, k->it);
+        tile_begin<S>(a, k->it, k->g, 0, blockIdx.x, t);
         return;
     }
     t->v0 = -1;
@@ -99,7 +115,7 @@ template <class S> static __device__ void feed_q(const struct prefill_args &a, s
         const uint32_t slot = n % 2;
         bar_wait(&s.q_free[slot], (n / 2 & 1) ^ 1);
         if (warp == 0 && threadIdx.x % 32 == 0) {
-            tile_take<S>(a, &s.tile[slot]);
+            tile_take<S>(a, &s.taken, &s.tile[slot]);
             bar_arrive(&s.told[slot]);
         }
         named_sync(LOADERS, 96);
@@ -304,6 +320,7 @@ static __device__ void compute(const struct prefill_args &a, struct prefill_shar
 template <class S> static __device__ void bars_begin(struct prefill_shared<S> &s)
 {
     if (threadIdx.x == 0) {
+        s.taken = {};
         for (int i = 0; i < 2; i++) {
             bar_init(&s.told[i], 1);
             bar_init(&s.q_full[i], 3);

@@ -98,12 +98,24 @@ struct prefill {
     float *partials; /* PREFILL_PARTIALS on the card */
 };
 
-/* Tiles of deterministic attention (attn_fixed.cu), made on the card. */
+/* What a list of tiles of deterministic attention depends on. */
+struct fixed_terms {
+    uint64_t number; /* of the step */
+    int32_t group, n_kv_heads, tile;
+    int32_t window, key_begin, key_end;
+    int32_t vectors; /* of a slot */
+    /* follow from the others: */
+    int32_t most_items; /* that have slots for all kv heads */
+    bool share;         /* parts of a tile may be items of their own */
+};
+
+/* Tiles of deterministic attention (attn_fixed.cu), all of it on the card. */
 struct fixed {
-    struct prefill_item *item; /* [room] on the card */
-    int32_t room, n;
-    uint64_t number; /* of the step that the list is for, */
-    int32_t group, tile;
+    struct fixed_terms terms;
+    struct prefill_item *tile, *item; /* [room], [item_room] */
+    int32_t *count;                   /* of items */
+    int32_t n, room, item_room;       /* n: tiles */
+    int32_t slots;
 };
 
 struct cuda {

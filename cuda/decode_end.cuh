@@ -94,27 +94,22 @@ static __device__ inline void write(const struct decode_args &a, const struct pl
         a.out.lse_ln[at] = sm.sum == 0 ? -INFINITY : (sm.max + log2f(sm.sum)) * LN2;
 }
 
-/* Parts of a segment. Balanced: CTAs first, first + 1, .. share it; the first has it as its last segment, the others as
- * their first. Fixed: first is the number of the segment. */
+/* Parts of a segment: CTAs first, first + 1, .. share it; the first has it as its last segment, the others as their
+ * first. */
 struct parts {
     int32_t first, n, mine;
-    bool fixed;
 };
 
 static __device__ inline struct parts parts_of(const struct decode_args &a, const struct place &p, int32_t run)
 {
-    if (p.q.parts) {
-        int32_t s = p.s / DECODE_PARTS;
-        return {(s * (int32_t)a.kv.n_kv_heads + p.head) * p.q.chunks + p.chunk, p.q.parts, p.s % DECODE_PARTS, true};
-    }
     const int32_t unit0 = p.q.first + (p.head * p.q.chunks + p.chunk) * p.q.n_tiles, first = unit0 / run;
-    return {first, (unit0 + p.q.n_tiles - 1) / run - first + 1, (int32_t)blockIdx.x - first, false};
+    return {first, (unit0 + p.q.n_tiles - 1) / run - first + 1, (int32_t)blockIdx.x - first};
 }
 
 /* Where part i is, in parts. */
 static __device__ inline size_t part_at(const struct parts &s, int32_t i)
 {
-    return s.fixed ? (size_t)s.first * DECODE_PARTS + i : 2 * (size_t)(s.first + i) + (i == 0);
+    return 2 * (size_t)(s.first + i) + (i == 0);
 }
 
 /* Have all parts come? Then this CTA merges them. */

@@ -5,18 +5,15 @@
  * runs, one a CTA of a grid that just fills the card, so that any mix of lengths is balanced. The plan is made on the
  * card from the step's positions.
  *
- * Balanced runs cut a sequence's keys where the other sequences' lengths say. With fixed parts its own length alone
- * says so: a sequence of one row is cut into up to DECODE_PARTS parts, each a sequence of its own in the row of units,
- * and runs are whole segments. Then the bits of a row do not depend on its company.
+ * So a sequence's keys are cut where the other sequences' lengths say, and the bits of a row depend on its company:
+ * deterministic mode goes another way (attn_fixed.cu).
  */
 #ifndef HEARTH_CUDA_DECODE_PLAN_CUH
 #define HEARTH_CUDA_DECODE_PLAN_CUH
 
 #include "cuda/cuda.cuh"
 
-#define DECODE_UNIT  64 /* keys */
-#define DECODE_PARTS 16 /* fixed parts: at most, */
-#define DECODE_PART  8  /* and units a part at least */
+#define DECODE_UNIT 64 /* keys */
 
 /* A sequence in the row of units. */
 struct decode_seq {
@@ -27,7 +24,6 @@ struct decode_seq {
     int32_t n_rows;     /* and how many */
     int32_t table_at;   /* its block ids in the step's table */
     int32_t begin, end; /* keys that some row sees; tile 0 is that of `begin` */
-    int32_t parts;      /* fixed: of the sequence; part p % DECODE_PARTS of sequence p / DECODE_PARTS is here at p */
 };
 
 /* Where the run of a CTA begins: unit `skip` of sequence s. */
@@ -49,22 +45,17 @@ struct decode_terms {
     int32_t group, n_kv_heads;
     int32_t chunk; /* query vectors of a chunk */
     int32_t grid;
-    int32_t fixed; /* 1: fixed parts */
 };
 
 /* Memory of decode attention and the plans of the latest step. */
 struct attn {
-    struct decode_seq *seq;     /* [ATTN_PLANS][max_seqs, by DECODE_PARTS] */
+    struct decode_seq *seq;     /* [ATTN_PLANS][max_seqs] */
     struct decode_start *start; /* [ATTN_PLANS][max_grid] */
     float *partials;            /* [2 * max_grid] partial results, see decode_end.cuh */
     int32_t *arrived;           /* [max_grid] how many of a segment's parts are there; 0 between calls */
     int32_t max_seqs, max_grid;
     int32_t shared_block, shared_sm; /* bytes that a CTA may have, that an SM has */
-    bool fixed;                      /* parts; their memory is taken with the first call: */
-    float *fixed_partials;           /* [segments][DECODE_PARTS] */
-    int32_t *fixed_arrived;          /* [segments] */
-    size_t segments, part;
-    uint64_t number; /* of the step that the plans below are for */
+    uint64_t number;                 /* of the step that the plans below are for */
     int32_t n_plans, turn;
     struct decode_terms terms[ATTN_PLANS];
 };

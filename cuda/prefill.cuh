@@ -9,20 +9,27 @@
 #define LN_2   0.6931471805599453f
 
 /* Consecutive vectors of one sequence (v: row seq_row[seq] + v / group, head v % group of a kv head), from v0 up to the
- * tile's end or the sequence's, over one of `parts` equal parts of their keys: the work of one CTA, for each kv head.
+ * tile's end or the sequence's, over a part of their keys: the work of one CTA, for each kv head.
+ *
+ * Parts are equal ones of a tile's keys, and `part` of `parts` is the item's. Or they are fixed (part_keys of the
+ * arguments): part p of a sequence is keys p * part_keys on, whatever the tile, and `part` to `part + parts - 1` are
+ * the item's, one after the other: each is a partial result, merged with what those before have come to.
  */
 struct prefill_item {
     int32_t seq, v0, part, parts;
-    int32_t slot; /* -1: the only part. Else the result for kv head g goes to slot + g of the partial results, */
-};                /* and part 0's slot + p * kv heads is that of part p */
+    int32_t
+        slot; /* -1: what becomes of the item is the result. Else it goes, for kv head g, to slot + g of the partial */
+};            /* results, and that of the tile's next part to the n_kv_heads-th slot behind */
 
 /* All of it on the card. */
 struct prefill_work {
     const struct prefill_item *item; /* those with the most keys first */
     int32_t n;
-    int32_t *next;   /* two zeros: what has been handed out. A launch leaves zeros */
-    float *part_o;   /* [slots][tile][head_dim] partial results, */
-    float *part_lse; /* [slots][tile] and the logarithms of their sums, base 2 */
+    const int32_t *count; /* NULL, or where the card has written what n is: n is only expected */
+    int32_t *next;        /* two zeros: what has been handed out. A launch leaves zeros */
+    float *part_o;        /* [slots][vectors][head_dim] partial results, */
+    float *part_lse;      /* [slots][vectors] and the logarithms of their sums, base 2 */
+    int32_t vectors;      /* of a slot */
 };
 
 /* Where results go, from the first of the heads on: rows of `stride` elements and of `heads` logarithms. */
@@ -44,8 +51,11 @@ struct prefill_args {
     int32_t head_dim, n_kv_heads, group;
     int32_t heads_at_once; /* order of work: 1, all tiles of a kv head come together; n_kv_heads, all heads of a tile */
     int32_t window, key_begin, key_end;
-    float scale; /* with log2(e) */
+    int32_t part_keys; /* 0: equal parts; else fixed ones of so many keys, a multiple of every kernel's piece */
+    float scale;       /* with log2(e) */
 };
+
+#define FIXED_CTAS 2 /* with fixed parts a kernel has at most so many CTAs an SM, which have a slot each */
 
 /* -- attn_wgmma.cu: compute capability 9.0 */
 /* Vectors of a tile, or 0 for KV that the kernel does not take. */

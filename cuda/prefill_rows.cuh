@@ -30,12 +30,27 @@ struct prefill_now {
     int32_t first, last;           /* pieces with such keys, */
     int32_t full_first, full_last; /* and those between which no row needs a mask */
     int32_t written;               /* keys of the sequence */
-    int32_t part, slot;            /* part of the keys; where its result goes, -1: it is the whole */
+    int32_t part;                  /* of the keys */
+    int32_t slot;                  /* -1, or a place for partial results: */
+    bool adds, leaves;             /* those of the parts before are there; the result goes there */
 };
 
+/* Items of the list. */
+static __device__ inline int32_t items_of(const struct prefill_args &a)
+{
+    return a.work.count ? *a.work.count : a.work.n;
+}
+
+/* Parts that a CTA computes one after the other: each is a tile of its own to it. */
+static __device__ inline int32_t turns_of(const struct prefill_args &a, const struct prefill_item &it)
+{
+    return a.part_keys ? it.parts : 1;
+}
+
+/* The item's part `turn` for kv head g. cta: a number for a slot of its own. */
 template <class S>
-static __device__ void tile_begin(const struct prefill_args &a, const struct prefill_item &it, int32_t g,
-                                  struct prefill_now *t)
+static __device__ void tile_begin(const struct prefill_args &a, const struct prefill_item &it, int32_t g, int32_t turn,
+                                  int32_t cta, struct prefill_now *t)
 {
     const int32_t row1 = a.step.seq_row[it.seq + 1];
     int32_t end_of_first, begin_of_last;
@@ -48,12 +63,24 @@ static __device__ void tile_begin(const struct prefill_args &a, const struct pre
     row_range(a, t->row0 + it.v0 / a.group, &t->begin, &end_of_first);
     row_range(a, t->row0 + (min(it.v0 + S::vectors, t->n_vec) - 1) / a.group, &begin_of_last, &t->end);
     const int32_t first = t->begin / S::keys, n = t->begin < t->end ? (t->end + S::keys - 1) / S::keys - first : 0;
-    t->first = first + (int32_t)((int64_t)n * it.part / it.parts);
-    t->last = first + (int32_t)((int64_t)n * (it.part + 1) / it.parts);
+    if (a.part_keys) {
+        const int32_t each = a.part_keys / S::keys;
+        t->part = it.part + turn;
+        t->first = max(first, t->part * each);
+        t->last = max(min(first + n, (t->part + 1) * each), t->first);
+        t->slot = it.slot >= 0 ? it.slot + g : it.parts > 1 ? cta : -1;
+        t->adds = turn > 0;
+        t->leaves = it.slot >= 0 || turn + 1 < it.parts;
+    } else {
+        t->part = it.part;
+        t->first = first + (int32_t)((int64_t)n * it.part / it.parts);
+        t->last = first + (int32_t)((int64_t)n * (it.part + 1) / it.parts);
+        t->slot = it.slot < 0 ? -1 : it.slot + g;
+        t->adds = false;
+        t->leaves = it.slot >= 0;
+    }
     t->full_first = (begin_of_last + S::keys - 1) / S::keys;
     t->full_last = end_of_first / S::keys;
-    t->part = it.part;
-    t->slot = it.slot < 0 ? -1 : it.slot + g;
 }
 
 /* Elements d0 .. d0 + 7 of vector v, rounded to bfloat16 with the scale in it; zeros behind the last. */
@@ -132,6 +159,26 @@ template <class S> static __device__ inline void shrink(float (&o)[S::d / 2], co
         o[i] *= r.shrink[i / 2 % 2];
 }
 
+/* Two partial results become one: what each weighs, and the logarithm of the sum. One that saw no key leaves the bits
+ * of the other, so parts that a row sees nothing of change nothing. In the order of the keys, whoever merges. */
+struct prefill_merge {
+    float a, b, lse;
+};
+
+static __device__ inline struct prefill_merge merge_of(float lse_a, float lse_b)
+{
+    const float max = fmaxf(lse_a, lse_b);
+    if (max == -INFINITY)
+        return {1, 0, max};
+    const float a = exp2f(lse_a - max), b = exp2f(lse_b - max), sum = __fadd_rn(a, b);
+    return {__fdiv_rn(a, sum), __fdiv_rn(b, sum), __fadd_rn(max, log2f(sum))};
+}
+
+static __device__ inline float merged(const struct prefill_merge &m, float a, float b)
+{
+    return m.b == 0.0f ? a : m.a == 0.0f ? b : __fmaf_rn(m.a, a, __fmul_rn(m.b, b));
+}
+
 static __device__ inline void put_pair(float *to, float x, float y)
 {
     *(float2 *)to = {x, y};
@@ -141,18 +188,28 @@ static __device__ inline void put_pair(__nv_bfloat16 *to, float x, float y)
     *(uint32_t *)to = pack_bf16(x, y);
 }
 
+/* before: NULL, or what the row's earlier parts have come to, which weigh as m says. */
 template <class S, class Out>
 static __device__ inline void write_row(const struct prefill_args &a, const float (&o)[S::d / 2], int h, float scale,
-                                        Out *to)
+                                        const float *before, const struct prefill_merge &m, Out *to)
 {
-    to += 2 * (threadIdx.x % 4);
+    const int32_t at = 2 * (threadIdx.x % 4);
 #pragma unroll
-    for (int i = 0; i < S::d / 8; i++)
-        if (8 * i < a.head_dim)
-            put_pair(to + 8 * i, o[4 * i + 2 * h] * scale, o[4 * i + 2 * h + 1] * scale);
+    for (int i = 0; i < S::d / 8; i++) {
+        float x = o[4 * i + 2 * h] * scale, y = o[4 * i + 2 * h + 1] * scale;
+        if (8 * i >= a.head_dim)
+            continue;
+        if (before) {
+            const float2 was = *(const float2 *)(before + at + 8 * i);
+            x = merged(m, was.x, x);
+            y = merged(m, was.y, y);
+        }
+        put_pair(to + at + 8 * i, x, y);
+    }
 }
 
-/* Rows i and i + 8 of the tile to memory: as results, or as a part of them. */
+/* Rows i and i + 8 of the tile to memory: as results, or as a part of them. A thread of a CTA finds in the CTA's slot
+ * what it has left there itself. */
 template <class S, class Out>
 static __device__ void write_rows(const struct prefill_args &a, const struct prefill_now &t, int32_t i,
                                   const float (&o)[S::d / 2], const struct prefill_rows &r)
@@ -163,17 +220,27 @@ static __device__ void write_rows(const struct prefill_args &a, const struct pre
         float sum = r.sum[h];
         sum += __shfl_xor_sync(~0u, sum, 1);
         sum += __shfl_xor_sync(~0u, sum, 2);
+        const size_t slot = t.slot < 0 ? 0 : (size_t)t.slot * (size_t)a.work.vectors;
+        const float was = t.adds ? a.work.part_lse[slot + min(i + 8 * h, a.work.vectors - 1)] : 0.0f;
+        __syncwarp(); /* all four of the row have read it before the first writes */
         if (v >= t.n_vec)
             continue;
-        const float scale = sum == 0.0f ? 0.0f : 1.0f / sum, lse = sum == 0.0f ? -INFINITY : r.max[h] + log2f(sum);
+        const float scale = sum == 0.0f ? 0.0f : 1.0f / sum;
+        float lse = sum == 0.0f ? -INFINITY : r.max[h] + log2f(sum);
         const bool first = threadIdx.x % 4 == 0;
-        if (t.slot >= 0) {
-            const size_t at = (size_t)t.slot * S::vectors + (size_t)(i + 8 * h);
-            write_row<S>(a, o, h, scale, a.work.part_o + at * (size_t)a.head_dim);
+        const size_t at = slot + (size_t)(i + 8 * h);
+        float *part = a.work.part_o + at * (size_t)a.head_dim, *before = t.adds ? part : NULL;
+        struct prefill_merge m = {};
+        if (t.adds) {
+            m = merge_of(was, lse);
+            lse = m.lse;
+        }
+        if (t.leaves) {
+            write_row<S>(a, o, h, scale, before, m, part);
             if (first)
                 a.work.part_lse[at] = lse;
         } else {
-            write_row<S>(a, o, h, scale, (Out *)a.out.o + row * a.out.stride + (size_t)head * a.head_dim);
+            write_row<S>(a, o, h, scale, before, m, (Out *)a.out.o + row * a.out.stride + (size_t)head * a.head_dim);
             if (first && a.out.lse_ln)
                 a.out.lse_ln[(size_t)row * (size_t)a.out.heads + head] = lse * LN_2;
         }
@@ -188,7 +255,9 @@ static __device__ inline void rows_begin(const struct prefill_args &a, const str
     for (int h = 0; h < 2; h++) {
         const int32_t v = min(t.v0 + i + 8 * h, t.n_vec - 1);
         row_range(a, t.row0 + v / a.group, &r->begin[h], &r->end[h]);
-        const bool sink = a.sink && a.key_begin == 0 && t.part == 0;
+        /* fixed parts: the one where the row's own keys begin, for a tile may begin earlier; or would begin */
+        const int32_t at = min(r->begin[h], max(t.end - 1, t.begin));
+        const bool sink = a.sink && a.key_begin == 0 && t.part == (a.part_keys ? at / a.part_keys : 0);
         r->max[h] = sink ? a.sink[t.g * a.group + v % a.group] * LOG2_E : -INFINITY;
         r->sum[h] = threadIdx.x % 4 == 0 && r->max[h] != -INFINITY ? 1.0f : 0.0f;
     }

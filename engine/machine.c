@@ -257,7 +257,7 @@ int machine_open(struct machine *m, const struct engine_config *c,
                      ((m->plan.ctx_tokens + m->config.block_tokens - 1) / m->config.block_tokens),
         .max_cols = max_cols(s),
         .max_vocab = s->vocab,
-        .wide_bytes = m->layout.format == KV_FORMAT_KV8 ? BACKEND_WIDE_BYTES : 0,
+        .wide_bytes = m->layout.format == KV_FORMAT_KV8 && !m->config.deterministic ? BACKEND_WIDE_BYTES : 0,
         .deterministic = m->config.deterministic,
     };
     if ((ret = ops->open(&m->be, &o, e)))

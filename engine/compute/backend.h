@@ -127,7 +127,7 @@ struct backend_opts {
     int32_t max_cols;  /* largest K of any weight */
     int32_t max_vocab; /* largest V that `sample` will see; 0 = none */
     /* cuda: what attention of many rows takes at open to widen kv8 in. One head of all keys of a sequence must have
-     * room (4 D bytes a key), or it runs on slow kernels. */
+     * room (4 D bytes a key), or it runs on slow kernels. Not wanted in deterministic mode. */
     uint64_t wide_bytes;
     /* Row invariance for every op, whatever it costs. One that can't: open fails with -ENOTSUP and says so. */
     bool deterministic;

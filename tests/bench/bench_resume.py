@@ -4,7 +4,7 @@
 usage: bench_resume.py ROW ... [--hearthd PATH] [--backend cuda|cpu] [--model SHAPE|FILE] [--dir FOLDER] [--tokens 8192,32768]
   T5   after a restart, from the drive: first token beside bytes / min(R, P) + the first token of the same suffix on the same
        prefix in the pool. R: plain O_DIRECT reads of the slab in this run; P: given (--pinned, GB/s, of bench_moves)
-  T6   from DRAM, beside computing it: eight shorter prompts take its place in the pool
+  T6   from DRAM, beside computing it: short prompts take its place in the pool
   T7   output tokens a second of prompts that have nothing in common, with tiers and prefix cache and without either
   T10  four folders, one of them lost: every session resumes; first token beside computing it
 Prompts are token ids; a first token is the answer to max_tokens 1. JSON, one object a line. Standard library only; the server
@@ -19,6 +19,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -192,12 +193,13 @@ def t6(o):
     s = Server(o, conf)
     try:
         s.complete(prompt(o, 512, 1))
-        ids, others = prompt(o, n, 10), [prompt(o, n // 8, 11 + i) for i in range(8)]
+        ids, others = prompt(o, n, 10), [prompt(o, n // 32, 11 + i) for i in range(32)]
         cold, _ = s.complete(ids)
+        print(f"computed in {cold:.3f} s", file=sys.stderr, flush=True)
         warm, usage = [], None
         for i in range(o.n):
-            for other in others:  # they take its place in the pool
-                s.complete(other)
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:  # they take its place in the pool
+                list(pool.map(s.complete, others))
             t, usage = s.complete(ids + prompt(o, SUFFIX, 3000 + i))
             warm.append(t)
         hot, _ = s.complete(ids + prompt(o, SUFFIX, 4000))
@@ -289,6 +291,7 @@ def main():
     p.add_argument("--format", default="kv8")
     p.add_argument("--dir", default="/tmp")
     p.add_argument("--tokens", default="8192,32768,131072", type=lambda t: [int(x) for x in t.split(",")])
+    p.add_argument("--kv", type=int, help="KV bytes of a token; else --plan is asked")
     p.add_argument("--n", type=int, default=3, help="how often")
     p.add_argument("--batch", type=int, default=2048)
     p.add_argument("--nvme", default="24GiB")
@@ -303,7 +306,8 @@ def main():
     p.add_argument("--write-day", default="")
     p.add_argument("--set", action="append", default=[])
     o = p.parse_args()
-    o.kv = token_bytes(o)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that servers are, too
+    o.kv = o.kv or token_bytes(o)
     for row in o.rows:
         {"T5": t5, "T6": t6, "T7": t7, "T10": t10}[row](o)
 

@@ -19,7 +19,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { N_IDS = 256, N_REF = 64, N_GREEDY = 64, FEW_ROWS = 16 /* GEMV_ROWS of the card */ };
+enum { N_IDS = 256, N_REF = 64, N_GREEDY = 64, N_SEQS = 11, N_STEPS = 16, FEW_ROWS = 16 /* GEMV_ROWS of the card */ };
 
 /* -- cpu_fast with bfloat16 before each linear layer ----------------------------------------------------------------
  */
@@ -123,9 +123,14 @@ static const struct backend_ops *rounding_cpu(void)
 /* -- comparing ------------------------------------------------------------------------------------------------------
  */
 
-static struct mini *open_on(const struct backend_ops *ops, const char *source)
+static struct mini *open_on(const struct backend_ops *ops, const char *source, bool deterministic)
 {
-    struct mini_opts o = {.source = source, .backend = ops, .format = KV_FORMAT_KV16, .max_rows = N_IDS};
+    struct mini_opts o = {.source = source,
+                          .backend = ops,
+                          .format = KV_FORMAT_KV16,
+                          .max_rows = N_IDS,
+                          .n_seqs = N_SEQS,
+                          .deterministic = deterministic};
     struct mini *m;
     struct err e = {0};
     ck_assert_msg(mini_open(&m, &o, &e) == 0, "%s", e.text);
@@ -181,6 +186,7 @@ struct limits {
     int32_t n;         /* tokens */
     double kl_most;    /* mean over the rows */
     double same_least; /* share of rows with the same best token */
+    double kl_decoded; /* as kl_most: texts of few tokens, one at a time */
 };
 
 static void compare_forced(struct mini *cpu, struct mini *gpu, const char *source, struct limits l)
@@ -207,6 +213,37 @@ static void compare_forced(struct mini *cpu, struct mini *gpu, const char *sourc
     free(want), free(got);
 }
 
+/* N_SEQS texts side by side, a token of each in a step: the first steps are run op by op and recorded, those that
+ * follow are replayed, with rows that only fill up. Each row is that of its text alone on the CPU. */
+static void compare_decoded(struct mini *cpu, struct mini *gpu, const char *source, struct limits l)
+{
+    int32_t vocab = mini_shape(cpu)->vocab, ids[N_IDS], n = l.n / N_SEQS < N_STEPS ? l.n / N_SEQS : N_STEPS, same = 0;
+    size_t text = (size_t)n * (size_t)vocab;
+    float *want = malloc(N_SEQS * text * sizeof *want);
+    double mean = 0;
+    ck_assert_ptr_nonnull(want);
+    draw_text(gpu, ids, l.n);
+    for (int32_t s = 0; s < N_SEQS; s++) {
+        mini_logits(cpu, ids + n * s, n, FEW_ROWS, want + (size_t)s * text);
+        mini_reset(gpu, s);
+    }
+    for (int32_t i = 0; i < n; i++) {
+        for (int32_t s = 0; s < N_SEQS; s++)
+            mini_add(gpu, s, &ids[n * s + i], 1, 0);
+        const float *got = mini_run(gpu);
+        for (int32_t s = 0; s < N_SEQS; s++) {
+            const float *p = want + (size_t)s * text + (size_t)i * vocab, *q = got + (size_t)s * vocab;
+            mean += divergence(p, q, vocab) / (n * N_SEQS);
+            same += best_of(p, vocab) == best_of(q, vocab);
+        }
+    }
+    printf("%s: decoded side by side, KL mean %.2e, best token alike in %d of %d rows\n", source, mean, same,
+           n * N_SEQS);
+    fflush(stdout);
+    ck_assert_double_le(mean, l.kl_decoded);
+    free(want);
+}
+
 /* Tokens until the greedy texts part. */
 static void compare_greedy(struct mini *cpu, struct mini *gpu, const char *source)
 {
@@ -222,22 +259,36 @@ static void compare_greedy(struct mini *cpu, struct mini *gpu, const char *sourc
     printf("%s: greedy alike for %d of %d tokens\n", source, a == b ? n : n - 1, N_GREEDY);
 }
 
-static void compare(const char *test, const struct backend_ops *on_cpu, const char *source, struct limits l)
+static void compare_in_mode(const char *test, const struct backend_ops *on_cpu, const char *source, struct limits l,
+                            bool deterministic)
 {
     const struct backend_ops *ops = ops_cuda(test);
     if (!ops)
         return;
-    struct mini *cpu = open_on(on_cpu, source), *gpu = open_on(ops, source);
+    struct mini *cpu = open_on(on_cpu, source, false), *gpu = open_on(ops, source, deterministic);
     compare_forced(cpu, gpu, source, l);
+    compare_decoded(cpu, gpu, source, l);
     compare_greedy(cpu, gpu, source);
     mini_close(gpu);
     mini_close(cpu);
 }
 
+static void compare(const char *test, const struct backend_ops *on_cpu, const char *source, struct limits l)
+{
+    compare_in_mode(test, on_cpu, source, l, false);
+}
+
 START_TEST(test_tiny_weights_give_the_same_distribution)
 {
     compare("tiny_weights_give_the_same_distribution", rounding_cpu(), "random:tiny",
-            (struct limits){ops_small() ? N_IDS / 4 : N_IDS, 1e-4, 0.97});
+            (struct limits){ops_small() ? N_IDS / 4 : N_IDS, 1e-4, 0.97, 1e-3});
+}
+END_TEST
+
+START_TEST(test_deterministic_mode_gives_the_same_distribution)
+{
+    compare_in_mode("deterministic_mode_gives_the_same_distribution", rounding_cpu(), "random:tiny",
+                    (struct limits){ops_small() ? N_IDS / 4 : N_IDS, 1e-3, 0.9, 1e-3}, true);
 }
 END_TEST
 
@@ -246,7 +297,7 @@ START_TEST(test_random_weights_of_a_real_shape_give_the_same_distribution)
     if (ops_small())
         return;
     compare("random_weights_of_a_real_shape_give_the_same_distribution", rounding_cpu(), "random:smollm2-135m",
-            (struct limits){N_IDS, 0.15, 0.65});
+            (struct limits){N_IDS, 0.15, 0.65, 0.03});
 }
 END_TEST
 
@@ -257,11 +308,12 @@ START_TEST(test_a_real_model_gives_the_same_distribution)
         return;
     if (model && *model)
         compare("a_real_model_gives_the_same_distribution", &backend_cpu_ref, model,
-                (struct limits){N_REF, 2e-3, 0.95});
+                (struct limits){N_REF, 2e-3, 0.95, 2e-3});
     else
         printf("SKIP a_real_model_gives_the_same_distribution_on_cuda: no GPU test without HEARTH_MODEL\n");
 }
 END_TEST
 
 UNIT_MAIN("cuda_model", test_tiny_weights_give_the_same_distribution,
+          test_deterministic_mode_gives_the_same_distribution,
           test_random_weights_of_a_real_shape_give_the_same_distribution, test_a_real_model_gives_the_same_distribution)

@@ -49,4 +49,54 @@ START_TEST(test_weights_made_on_the_card_are_the_loaders)
 }
 END_TEST
 
-UNIT_MAIN("cuda_make", test_weights_made_on_the_card_are_the_loaders)
+/* One tensor too large to be made at once, as bfloat16 and in 8 bits: rows of all of it, and a product. */
+static void check_large(struct ops_trio *t)
+{
+    const struct backend_ops *ops = t->one.ops;
+    static const char name[] = "token_embd.weight";
+    struct loader *l;
+    struct err e = {0};
+    struct weight_loan loan;
+    struct weight_part made, read;
+    struct weight a, b;
+    int32_t ids[OPS_MAX_ROWS];
+    ck_assert_int_eq(loader_open(&l, "random:smollm2-135m", &e), 0);
+    ck_assert_int_eq(loader_ops(l)->find(l, name, &made, &e), 0);
+    ck_assert_int_eq(loader_ops(l)->take(l, name, &loan, &e), 0);
+    read = loan.part;
+    size_t cols = (size_t)made.cols, n = OPS_MAX_ROWS * cols;
+    float *got = ops_floats(n), *want = ops_floats(n);
+    for (int32_t i = 0; i < OPS_MAX_ROWS; i++)
+        ids[i] = (int32_t)((int64_t)i * (made.rows - 1) / (OPS_MAX_ROWS - 1));
+    ops_note("%s, %d rows", name, made.rows);
+    ck_assert_int_eq(ops->weight_make(t->one.be, &a, &made, 1, &e), 0);
+    ck_assert_int_eq(ops->weight_load(t->one.be, &b, &read, 1, &e), 0);
+    ops_embed(&t->one, got, &a, ids, OPS_MAX_ROWS);
+    ops_embed(&t->one, want, &b, ids, OPS_MAX_ROWS);
+    ops_expect_bits("rows", got, want, n);
+    free(got), free(want);
+    ops->weight_free(t->one.be, &a);
+    ops->weight_free(t->one.be, &b);
+    made.keep = read.keep = DT_F8;
+    ck_assert_int_eq(ops->weight_make(t->one.be, &a, &made, 1, &e), 0);
+    ck_assert_int_eq(ops->weight_load(t->one.be, &b, &read, 1, &e), 0);
+    float *x = ops_gauss_array(&t->rng, cols, 1);
+    got = ops_floats((size_t)made.rows), want = ops_floats((size_t)made.rows);
+    ops_linear(&t->one, got, x, &a, 1);
+    ops_linear(&t->one, want, x, &b, 1);
+    ops_expect_bits("product in 8 bits", got, want, (size_t)made.rows);
+    free(x), free(got), free(want);
+    ops->weight_free(t->one.be, &a);
+    ops->weight_free(t->one.be, &b);
+    loader_ops(l)->done(l, &loan);
+    loader_close(l);
+}
+
+START_TEST(test_a_weight_made_in_pieces_is_the_loaders)
+{
+    if (!ops_small())
+        ops_on_each("a_weight_made_in_pieces_is_the_loaders", 1, check_large);
+}
+END_TEST
+
+UNIT_MAIN("cuda_make", test_weights_made_on_the_card_are_the_loaders, test_a_weight_made_in_pieces_is_the_loaders)

@@ -198,6 +198,22 @@ static void expect_written(const struct prefill_case *p, struct attn_partial got
             ck_abort_msg("lse[%zu] of %zu is not a number", i, heads);
 }
 
+/* As input rows: the same values, rounded to their type. */
+static void expect_input(const struct ops_dev *on, const struct prefill_case *p, struct attn_partial got)
+{
+    size_t n = (size_t)p->kv.step.n_rows * (size_t)p->a.n_heads * p->kv.kv.head_dim;
+    float *rows = ops_floats(n);
+    double *want = ops_doubles(got.o, n), *tol = ops_doubles(NULL, n);
+    struct attn_args a = p->a;
+    a.out = (struct attn_partial){0};
+    a.out_input = rows;
+    ops_attention(on, &a, p->kv.pool_bytes);
+    for (size_t i = 0; i < n; i++)
+        tol[i] = 0x1p-8 * fabs(want[i]);
+    ops_expect_within("o as input rows", rows, want, tol, n);
+    free(rows), free(want), free(tol);
+}
+
 static void compare(struct rig *g, const struct ops_kv_dims *of, int n)
 {
     struct prefill_case p;
@@ -213,6 +229,7 @@ static void compare(struct rig *g, const struct ops_kv_dims *of, int n)
         expect_written(&p, got);
         for (int i = 0; i < n_rows; i++)
             expect_truth(&p, got, &truth[i]);
+        expect_input(on, &p, got);
         free_partial(got);
     }
     for (int i = 0; i < n_rows; i++)
@@ -239,6 +256,44 @@ static void check_long(struct rig *g)
 START_TEST(test_a_few_rows_over_many_keys)
 {
     on_all("a_few_rows_over_many_keys", 2 * N_LONG, check_long);
+}
+END_TEST
+
+/* Layers of one step, with a window and without, prompts and decode: each sees its own keys. */
+static void check_layers(struct rig *g)
+{
+    static const struct ops_kv_dims of[] = {
+        {128, 2, 4, 64, KV_FORMAT_KV16, 4, 900, 1},
+        {128, 2, 4, 64, KV_FORMAT_KV8, 4, 900, 1},
+        {64, 2, 4, 16, KV_FORMAT_KV16, 2, 600, 60},
+        {64, 2, 3, 16, KV_FORMAT_KV8, 2, 900, 60},
+    };
+    static const int32_t windows[] = {70, 0, 300, 70};
+    struct prefill_case p;
+    struct truth truth;
+    int32_t row[ROWS_MOST];
+    make_case(g, &p, of, sizeof of / sizeof *of);
+    p.a.key_begin = 0;
+    p.a.key_end = INT32_MAX;
+    int n = pick_rows(g, &p, row);
+    for (struct ops_dev *on = g->dev; on < g->dev + N_DEVS; on++)
+        for (size_t w = 0; w < sizeof windows / sizeof *windows; w++) {
+            p.a.window = windows[w];
+            note(g, &p, on);
+            struct attn_partial got = attend(on, &p, &p.kv.step, 0);
+            for (int i = 0; i < n; i++) {
+                truth = truth_of(&p, row[i]);
+                expect_truth(&p, got, &truth);
+                free(truth.o), free(truth.lse);
+            }
+            free_partial(got);
+        }
+    free_case(&p);
+}
+
+START_TEST(test_layers_of_a_step_have_windows_of_their_own)
+{
+    on_all("layers_of_a_step_have_windows_of_their_own", 8, check_layers);
 }
 END_TEST
 
@@ -385,4 +440,5 @@ START_TEST(test_kv8_has_the_bits_of_kv16_with_the_same_values)
 END_TEST
 
 UNIT_MAIN("cuda_prefill", test_prefill_is_near_the_truth, test_a_few_rows_over_many_keys,
-          test_chunks_and_company_change_no_bit, test_kv8_has_the_bits_of_kv16_with_the_same_values)
+          test_layers_of_a_step_have_windows_of_their_own, test_chunks_and_company_change_no_bit,
+          test_kv8_has_the_bits_of_kv16_with_the_same_values)

@@ -2,7 +2,9 @@
  *
  * Every way through it: rows with and without each parameter, vocabularies below and above what a cluster holds in its
  * groups, equal logits, NaN and infinities, masks, tokens that the call before chose. A draw whose uniform falls within
- * 1e-6 of an edge of the cumulative sum may differ: of all rows of a test, at most one in 500.
+ * 1e-6 of an edge of the cumulative sum may differ: of all rows of a test, at most one in 500. What so few rows may
+ * hide is asked for by itself: penalties of what the call before chose, its token as the next input, draws under way at
+ * once.
  */
 #define OPS_CUDA
 #include "tests/support/ops_check.h"
@@ -141,6 +143,7 @@ static void check_sizes(const struct backend_ops *ops, struct backend *be, struc
             before[i] = got[i].id;
             fill(r, logits + (size_t)i * (size_t)vocab, vocab);
             rows[i] = random_row(r, &lists[i], vocab);
+            rows[i].choice = (uint32_t)i % 4;
             rows[i].after = round && ops_int(r, 0, 1) ? (uint32_t)ops_int(r, 1, n) : 0;
             if (i > 0 && rows[i].allowed && ops_int(r, 0, 1))
                 rows[i].allowed = lists[i - 1].allowed; /* shared */
@@ -346,5 +349,154 @@ START_TEST(test_draws_follow_the_distribution)
 }
 END_TEST
 
+/* -- from one call to the next ----------------------------------------------------------------------------------- */
+
+enum { V = 1024, N = 20 };
+
+/* Row i of n: noise below two ids, the first the better by 0.1. */
+static void two_ids(struct ops_rng *r, float *logits, int32_t vocab, int32_t ids[2])
+{
+    for (int32_t i = 0; i < N * vocab; i++)
+        logits[i] = ops_gauss(r);
+    for (int32_t i = 0; i < N; i++) {
+        logits[i * vocab + ids[0]] = 20;
+        logits[i * vocab + ids[1]] = 19.9f;
+    }
+}
+
+static const struct sample_row greedy = {.top_p = 1, .repetition = 1, .n_logprobs = -1};
+
+/* Kinds of rows whose penalty, if what the call before chose counts, just reaches 0.1; the last has none. */
+static struct sample_row penalised(int kind, const struct sample_seen *never, const struct sample_seen *once)
+{
+    struct sample_row row = greedy;
+    row.presence = kind == 0 || kind == 1 ? 0.2f : 0;
+    row.frequency = kind == 2 ? 0.06f : 0;
+    row.repetition = kind == 3 ? 1.01f : 1;
+    row.seen = kind == 1 ? never : once;
+    row.n_seen = kind == 1 || kind == 2;
+    return row;
+}
+
+/* Greedy among two ids; then again on top of what another row chose. */
+static void check_penalty(const struct backend_ops *ops, struct backend *be, struct ops_rng *r, int32_t vocab)
+{
+    const struct ops_dev d = {.ops = ops, .be = be, .name = "cuda"};
+    int32_t ids[2] = {ops_int(r, 0, vocab / 2 - 1), ops_int(r, vocab / 2, vocab - 1)};
+    const struct sample_seen never = {ids[0], 0}, once = {ids[0], 1};
+    float *logits = ops_floats(N * (size_t)vocab);
+    struct sample_row rows[N];
+    struct sample_out out[N];
+    two_ids(r, logits, vocab, ids);
+    for (int32_t i = 0; i < N; i++)
+        rows[i] = greedy;
+    ops_sample(&d, logits, vocab, rows, out, N);
+    for (int32_t i = 0; i < N; i++)
+        ck_assert_int_eq(out[i].id, ids[0]);
+    for (int32_t i = 0; i < N; i++) {
+        rows[i] = penalised(i % 5, &never, &once);
+        rows[i].after = (uint32_t)((i + 7) % N) + 1;
+    }
+    ops_sample(&d, logits, vocab, rows, out, N);
+    for (int32_t i = 0; i < N; i++)
+        ck_assert_msg(out[i].id == ids[i % 5 != 4], "V=%d kind %d: %d", vocab, i % 5, out[i].id);
+    free(logits);
+}
+
+START_TEST(test_what_the_call_before_chose_is_penalised)
+{
+    const struct backend_ops *ops = ops_cuda("what_the_call_before_chose_is_penalised");
+    struct ops_rng r = {unit_seed("what_the_call_before_chose_is_penalised")};
+    if (!ops)
+        return;
+    struct backend *be = open_wide(ops, NULL);
+    check_penalty(ops, be, &r, V);
+    check_penalty(ops, be, &r, V - 3);
+    check_penalty(ops, be, &r, 49152);
+    ops->close(be);
+}
+END_TEST
+
+/* Rows of a step follow draws, in another order, or have an id of their own. */
+START_TEST(test_a_row_that_follows_a_draw_embeds_its_token)
+{
+    enum { COLS = 32 };
+    static const uint32_t bf16 = DT_BF16;
+    const struct backend_ops *ops = ops_cuda("a_row_that_follows_a_draw_embeds_its_token");
+    struct ops_rng r = {unit_seed("a_row_that_follows_a_draw_embeds_its_token")};
+    if (!ops)
+        return;
+    struct backend *be = open_wide(ops, NULL);
+    const struct ops_dev d = {.ops = ops, .be = be, .name = "cuda"};
+    float *logits = ops_gauss_array(&r, N * V, 1), got[N * COLS];
+    int32_t own[N], after[N];
+    struct sample_row rows[N];
+    struct sample_out out[N];
+    struct ops_matrix m;
+    struct weight w;
+    ops_matrix_make(&m, &r, &bf16, 1, V, COLS);
+    ops_load(&d, &w, &m);
+    for (int32_t i = 0; i < N; i++) {
+        rows[i] = greedy;
+        own[i] = ops_int(&r, 0, V - 1);
+        after[i] = i % 4 ? (i + 3) % N + 1 : 0;
+    }
+    ops_sample(&d, logits, V, rows, out, N);
+    struct step st = {.number = 1, .n_rows = N, .n_seqs = N, .ids = own, .after = after};
+    float *x = ops->alloc(be, sizeof got);
+    ops->embed(be, x, &w, &st);
+    ops->download(be, got, x, sizeof got);
+    for (int32_t i = 0; i < N * COLS; i++) {
+        int32_t row = i / COLS, id = after[row] ? out[after[row] - 1].id : own[row];
+        ck_assert_msg((double)got[i] == m.value[id * COLS + i % COLS], "row %d, after %d", row, after[row]);
+    }
+    ops->release(be, x, sizeof got);
+    ops->weight_free(be, &w);
+    ops_matrix_free(&m);
+    free(logits);
+    ops->close(be);
+}
+END_TEST
+
+/* Two steps queued behind milliseconds of copies: step_wait has the draws of its step, and each step has its own. */
+START_TEST(test_draws_come_with_the_end_of_their_step)
+{
+    const size_t bytes = 64u << 20, row = V * sizeof(float);
+    const struct backend_ops *ops = ops_cuda("draws_come_with_the_end_of_their_step");
+    if (!ops)
+        return;
+    struct backend *be = open_wide(ops, NULL);
+    float *logits = calloc(2 * N, row), *dev = ops->alloc(be, 2 * N * row);
+    uint8_t *much = ops->alloc(be, 2 * bytes);
+    struct sample_row rows[N];
+    struct sample_out out[2][N];
+    ck_assert(logits && dev && much);
+    for (int32_t i = 0; i < 2 * N; i++)
+        logits[i * V + 10 * i + 5] = 3;
+    for (int32_t i = 0; i < N; i++)
+        rows[i] = greedy;
+    ops->upload(be, dev, logits, 2 * N * row);
+    ops->sync(be);
+    memset(out, 0xff, sizeof out);
+    for (uint64_t k = 0; k < 2; k++) {
+        for (int i = 0; i < (ops_small() ? 10 : 200); i++)
+            ops->copy(be, much, much + bytes, bytes);
+        ops->sample(be, dev + k * N * V, V, rows, out[k], N);
+        ops->step_end(be, k + 1);
+    }
+    for (uint64_t k = 0; k < 2; k++) {
+        ops->step_wait(be, k + 1);
+        for (int32_t i = 0; i < N; i++)
+            ck_assert_int_eq(out[k][i].id, 10 * ((int32_t)k * N + i) + 5);
+    }
+    ops->release(be, dev, 2 * N * row);
+    ops->release(be, much, 2 * bytes);
+    free(logits);
+    ops->close(be);
+}
+END_TEST
+
 UNIT_MAIN("cuda_sample", test_the_card_chooses_what_the_cpu_chooses, test_cards_without_clusters_choose_the_same,
-          test_a_masked_token_never_comes, test_draws_follow_the_distribution)
+          test_a_masked_token_never_comes, test_draws_follow_the_distribution,
+          test_what_the_call_before_chose_is_penalised, test_a_row_that_follows_a_draw_embeds_its_token,
+          test_draws_come_with_the_end_of_their_step)

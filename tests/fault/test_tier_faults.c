@@ -2,7 +2,7 @@
  * lost and exchanged files, a kill at any point, and writes that a power cut loses or reorders. Never a wrong token,
  * never a crash, and most of what was safe is found again.
  *
- * HEARTH_SOAK=1 makes the long forms: 100,000 flipped bits, 1,000 kills.
+ * HEARTH_SOAK=1 makes the long forms, in ten parts each: 100,000 flipped bits, 1,000 kills, 2,000 power cuts.
  */
 #include "tests/support/unit.h"
 
@@ -18,6 +18,8 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#define PARTS 10 /* of the long forms */
 
 static uint64_t rng;
 
@@ -287,9 +289,9 @@ static uint32_t wake(const struct rig_opts *o, int prompts)
 
 START_TEST(test_tiers_survive_flipped_bits_anywhere)
 {
-    rng = unit_seed("flips on the disk");
+    rng = unit_seed("flips on the disk") + (uint64_t)_i;
     struct rig_opts o = sleeping();
-    uint64_t cached = 0, n = unit_soak() ? 100000 : 600;
+    uint64_t cached = 0, n = unit_soak() ? 100000 / PARTS : 600;
     for (uint64_t i = 0; i < n; i++) {
         struct file *f = below(3) ? &index_file : &slab_file; /* most fields are in the index */
         uint64_t at = below((uint64_t)(f->size < 28 * 4096 ? f->size : 28 * 4096)), bits = 1 + below(3);
@@ -302,7 +304,7 @@ START_TEST(test_tiers_survive_flipped_bits_anywhere)
         }
         close(fd);
         uint32_t got = wake(&o, 4);
-        unit_progress("flipped bits %llu of %llu", (unsigned long long)i + 1, (unsigned long long)n);
+        unit_progress("part %d: flipped bits %llu of %llu", _i, (unsigned long long)i + 1, (unsigned long long)n);
         bool header = f == &index_file && at < 4096;
         ck_assert_msg(header || got >= 4 * RIG_CACHED - 16, "byte %llu of %s: %u", (unsigned long long)at, f->path,
                       got);
@@ -477,12 +479,12 @@ static void die(const struct rig_opts *o, int first)
 
 START_TEST(test_tiers_find_what_was_written_before_a_kill_at_any_point)
 {
-    rng = unit_seed("kills");
+    rng = unit_seed("kills") + (uint64_t)_i;
     real = sys;
     shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     ck_assert(shared != MAP_FAILED);
     struct rig_opts o = {.dirs = rig_dir(), .nvme_slots = 20000};
-    int kills = unit_soak() ? 1000 : 60, first = 1;
+    int kills = unit_soak() ? 1000 / PARTS : 60, first = 1;
     uint64_t held = 0, before = 0, cached = 0;
     for (int i = 0; i < kills; i++, first += below(40)) {
         struct rig r;
@@ -504,7 +506,7 @@ START_TEST(test_tiers_find_what_was_written_before_a_kill_at_any_point)
         for (int n = 0; n < 3; n++)
             cached += rig_ask(&r, 1 + (int)below((uint64_t)first + 3));
         rig_close(&r);
-        unit_progress("kill %d of %d", i + 1, kills);
+        unit_progress("part %d: kill %d of %d", _i, i + 1, kills);
     }
     printf("%d kills: %llu blocks found of %llu, %llu tokens not computed\n", kills, (unsigned long long)held,
            (unsigned long long)before, (unsigned long long)cached);
@@ -540,12 +542,12 @@ static ssize_t noted_pwrite(int fd, const void *buf, size_t n, off_t off)
 
 START_TEST(test_tiers_believe_nothing_that_a_power_cut_left_half_done)
 {
-    rng = unit_seed("power cuts");
+    rng = unit_seed("power cuts") + (uint64_t)_i;
     real = sys;
     struct rig_opts o = {.dirs = rig_dir(), .nvme_slots = 60};
     struct rig r;
     uint64_t cached = 0;
-    int cuts = unit_soak() ? 2000 : 150;
+    int cuts = unit_soak() ? 2000 / PARTS : 150;
     for (int i = 0; i < cuts; i++) {
         rig_open(&r, &o);
         sys.pwrite = noted_pwrite;
@@ -563,16 +565,17 @@ START_TEST(test_tiers_believe_nothing_that_a_power_cut_left_half_done)
                 close(fd);
             free(u->old);
         }
-        unit_progress("power cut %d of %d", i + 1, cuts);
+        unit_progress("part %d: power cut %d of %d", _i, i + 1, cuts);
     }
     printf("%d power cuts: %llu tokens not computed\n", cuts, (unsigned long long)cached);
     ck_assert_uint_ge(cached, 100 * (uint64_t)cuts);
 }
 END_TEST
 
-UNIT_MAIN("tier faults", test_tiers_survive_each_call_that_fails, test_tiers_survive_each_transfer_that_is_short,
-          test_tiers_live_without_drives_that_are_full_or_read_only, test_tiers_survive_flipped_bits_anywhere,
-          test_tiers_miss_when_files_are_cut_gone_exchanged_or_garbage,
-          test_tiers_survive_files_that_go_while_they_are_open,
-          test_tiers_find_what_was_written_before_a_kill_at_any_point,
-          test_tiers_believe_nothing_that_a_power_cut_left_half_done)
+UNIT_MAIN_PARTS("tier faults", PARTS, test_tiers_survive_each_call_that_fails,
+                test_tiers_survive_each_transfer_that_is_short,
+                test_tiers_live_without_drives_that_are_full_or_read_only, test_tiers_survive_flipped_bits_anywhere,
+                test_tiers_miss_when_files_are_cut_gone_exchanged_or_garbage,
+                test_tiers_survive_files_that_go_while_they_are_open,
+                test_tiers_find_what_was_written_before_a_kill_at_any_point,
+                test_tiers_believe_nothing_that_a_power_cut_left_half_done)

@@ -150,6 +150,9 @@ def test_sessions_of_another_key_do_not_exist(start, tmp_path, mode):
         assert ask(s, method, path)[0] == 401
     say(s, "mine", prompt(300), headers=two)
     assert ok(s, "GET", "/mine", headers=one)["tokens"] == 88 and ok(s, "GET", "/mine", headers=two)["tokens"] == 308
+    for k, n in ((one, 1), (two, 4)):  # where it lies is looked up as its key's, too
+        assert blocks(ok(s, "GET", "/mine", headers=k)) == {"hbm": n, "dram": n, "nvme": 0}
+        assert ok(s, "POST", "/mine/suspend", headers=k)["suspended"]["blocks"] == n
     ok(s, "DELETE", "/mine", headers=two)
     assert ok(s, "GET", "/mine", headers=one)["tokens"] == 88
 
@@ -265,6 +268,31 @@ def test_a_budget_bounds_what_is_kept(start, tmp_path, mode):
     assert m['hearth_session_kept_blocks{tier="dram"}'] == 11 and m['hearth_session_kept_blocks{tier="nvme"}'] == 22
     ok(s, "DELETE", "/a")
     assert kept() == {"c": (True, True), "b": (False, True)}
+
+
+def test_what_is_kept_outlives_what_came_after_it_also_over_a_restart(start, tmp_path):
+    def others(s):  # 176 blocks: more than there is room for anywhere
+        for seed in range(10, 26):
+            say(s, None, prompt(700, seed))
+
+    small = {"dram": "1MiB", "nvme": "2MiB", "pool": "1MiB"}
+    s = start(*args(tmp_path, **small))
+    say(s, "kept", prompt())
+    say(s, "left", prompt(700, 3))
+    ok(s, "PATCH", "/left", {"priority": "low"})
+    s.until(lambda: blocks(ok(s, "GET", "/kept"))["nvme"] == 11)
+    others(s)
+    got = ok(s, "GET", "/kept")
+    assert got["kept"] == {"dram": True, "nvme": True}
+    assert blocks(got)["dram"] == 11 and blocks(got)["nvme"] == 11
+    assert ok(s, "GET", "/left")["missing_blocks"] > 0
+    assert s.stop() == 0
+    s = start(*args(tmp_path, "--set", "sessions.dram_bytes=1KiB", **small))  # less than a block
+    s.until(lambda: ok(s, "GET", "/kept")["kept"] == {"dram": False, "nvme": True})
+    others(s)
+    assert blocks(ok(s, "GET", "/kept"))["nvme"] == 11
+    _, usage = say(s, "kept", prompt())
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 640 and usage["hearth"]["cached_tokens"]["hbm"] == 0
 
 
 def test_the_death_of_an_engine_costs_no_session(start, tmp_path):

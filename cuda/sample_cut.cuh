@@ -41,7 +41,10 @@ static __device__ inline void pick_bin(struct sample_shared *s, uint64_t own, ui
     sum += before;
     /* the first that reaches the target, else the last with any mass: as a maximum */
     bool reaches = own && sum >= target;
-    atomicMax(&s->bin, reaches ? 0x80000000u | (BINS - threadIdx.x) : own ? threadIdx.x : 0);
+    uint32_t rank = reaches ? 0x80000000u | (BINS - threadIdx.x) : own ? threadIdx.x : 0;
+    rank = __reduce_max_sync(~0u, rank);
+    if (lane == 0)
+        atomicMax(&s->bin, rank);
     __syncthreads();
     uint32_t best = s->bin, bin = best & 0x80000000u ? BINS - (best & 0x7fffffffu) : best;
     __syncthreads();
@@ -68,9 +71,9 @@ static __device__ void fill_bins(struct part<cluster> &p, struct range r, float 
             atomicAdd(&s->all[bin], m);
             return;
         }
-        atomicAdd(&s->low[bin], m & 0xffff);
+        add_shared(&s->low[bin], m & 0xffff);
         if (m >> 16)
-            atomicAdd(&s->high[bin], m >> 16);
+            add_shared(&s->high[bin], m >> 16);
     });
     sync_all<cluster>();
     uint64_t own = cluster ? 0 : s->all[threadIdx.x];

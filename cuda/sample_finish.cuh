@@ -212,7 +212,7 @@ static __device__ void list_bin(const struct stream_args &a, const struct part<f
 #pragma unroll
             for (int k = 0; k < 4; k++)
                 for (uint32_t has = __vcmpeq4(word[k], want) & 0x01010101u; has; has &= has - 1) {
-                    const uint32_t at = atomicAdd(&to->n, 1u);
+                    const uint32_t at = add_shared(&to->n, 1);
                     if (at < IN_BIN)
                         to->in_bin[at] = (uint32_t)(16 * i + 4 * k + (__ffs(has) - 1) / 8);
                 }
@@ -251,9 +251,9 @@ static __device__ struct cut cut_in_bin(struct part<false> p, const uint64_t *li
     for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
         const float l = float_of((uint32_t)(list[i] >> 32));
         const uint32_t bin = min(base - grid_at(l, c * BINS), BINS - 1u), m = fixed(weight(p, l));
-        atomicAdd(&s->low[bin], m & 0xffff);
+        add_shared(&s->low[bin], m & 0xffff);
         if (m >> 16)
-            atomicAdd(&s->high[bin], m >> 16);
+            add_shared(&s->high[bin], m >> 16);
     }
     __syncthreads();
     const uint64_t own = ((uint64_t)s->high[threadIdx.x] << 16) + s->low[threadIdx.x];
@@ -261,7 +261,7 @@ static __device__ struct cut cut_in_bin(struct part<false> p, const uint64_t *li
     for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
         if (min(base - grid_at(float_of((uint32_t)(list[i] >> 32)), c * BINS), BINS - 1u) != s->bin)
             continue;
-        uint32_t at = atomicAdd(&s->n_list, 1u);
+        uint32_t at = add_shared(&s->n_list, 1);
         if (at < LIST)
             s->list[at] = list[i];
     }
@@ -295,8 +295,8 @@ static __device__ void add_kept(struct part<false> p, struct cut keep, struct nu
         const uint32_t m = __float2uint_rn(weight(p, l) * unit);
         if (!keeps(keep, l, id))
             continue;
-        atomicAdd(&s->low[id / CHUNK], m & 0xffff);
-        atomicAdd(&s->high[id / CHUNK], m >> 16);
+        add_shared(&s->low[id / CHUNK], m & 0xffff);
+        add_shared(&s->high[id / CHUNK], m >> 16);
     }
     __syncthreads();
     for (int32_t i = threadIdx.x; i < chunks; i += THREADS)

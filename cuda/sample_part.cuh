@@ -142,6 +142,18 @@ template <class T> static __device__ inline T scan_lanes(T x)
     return x;
 }
 
+/* *p += x in this CTA's shared memory; the value before. The compiler does not see that p is shared, and an atomic on a
+ * generic address is slow there. */
+static __device__ inline uint32_t add_shared(uint32_t *p, uint32_t x)
+{
+    uint32_t before;
+    asm volatile("atom.shared.add.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "r"((uint32_t)__cvta_generic_to_shared(p)), "r"(x)
+                 : "memory");
+    return before;
+}
+
 /* -- CTAs together ----------------------------------------------------------------------------------------------- */
 
 template <bool cluster> static __device__ inline void sync_all(void)
@@ -396,7 +408,7 @@ static __device__ inline int32_t find_hits(struct part<false> &p, uint32_t key)
     __syncthreads();
     for (int32_t g = threadIdx.x; g < p.n_groups; g += THREADS)
         if (p.top[g] >= key)
-            p.hits[atomicAdd(&p.s->n_hits, 1u)] = g;
+            p.hits[add_shared(&p.s->n_hits, 1)] = g;
     __syncthreads();
     return (int32_t)p.s->n_hits;
 }
@@ -426,7 +438,7 @@ static __device__ uint32_t gather(struct part<cluster> &p, struct cut keep, floa
     const auto take = [&](float l, int32_t id) {
         if (l < from || l > to || !keeps(keep, l, id))
             return;
-        uint32_t at = atomicAdd(n, 1u);
+        uint32_t at = cluster ? atomicAdd(n, 1u) : add_shared(n, 1);
         if (at < LIST)
             list[at] = (uint64_t)key_of(l) << 32 | ~(uint32_t)id;
     };

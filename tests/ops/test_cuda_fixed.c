@@ -1,9 +1,9 @@
 /* test_cuda_fixed - deterministic mode of the CUDA backend, op by op: the bits of a row are those that it has alone, in
  * any company and however its sequence is cut.
  *
- * Linear layers in the shapes of real models, for up to 300 rows and some more up to 2,048; attention of every row as a
- * step of one row, as a chunk, beside others, against all rows at once. With HEARTH_SMALL set (sanitizers) small
- * layers alone.
+ * Linear layers in the shapes of real models, near the truth and alike for up to 300 rows and some more up to 2,048;
+ * attention of every row as a step of one row, as a chunk, beside others, against all rows at once. With HEARTH_SMALL
+ * set (sanitizers) small layers alone.
  */
 #define OPS_CUDA
 #include "tests/support/ops_check.h"
@@ -35,6 +35,7 @@ struct layer {
     struct backend *be;
     struct layer_dims d;
     struct weight w;
+    uint16_t *w_host, *x_host;
     uint8_t *x;         /* [MOST] input rows on the card */
     void *out, *gu;     /* on the card: as many rows of results, and scratch of silu */
     size_t row;         /* bytes of a row of results */
@@ -59,7 +60,7 @@ static void layer_open(struct layer *l, const struct backend_ops *ops, const str
     ck_assert_msg(ops->open(&l->be, &o, &e) == 0, "%s", e.text);
     size_t in = ops_input_bytes(ops, d->k);
     ck_assert_uint_eq(in, 2 * (size_t)d->k);
-    uint16_t *w = noise(1, (size_t)d->n * (size_t)d->k), *x = noise(2, MOST * (size_t)d->k);
+    uint16_t *w = l->w_host = noise(1, (size_t)d->n * (size_t)d->k), *x = l->x_host = noise(2, MOST * (size_t)d->k);
     struct weight_part part = {.data = w, .dtype = DT_BF16, .rows = d->n, .cols = d->k, .row_bytes = in};
     part.keep = d->fp8 ? DT_F8 : 0;
     ck_assert_msg(ops->weight_load(l->be, &l->w, &part, 1, &e) == 0, "%s", e.text);
@@ -71,7 +72,6 @@ static void layer_open(struct layer *l, const struct backend_ops *ops, const str
     ck_assert(l->x && l->out && l->gu && l->all && l->got);
     ops->upload(l->be, l->x, x, MOST * in);
     ops->sync(l->be);
-    free(w), free(x);
 }
 
 static void layer_close(struct layer *l)
@@ -83,6 +83,7 @@ static void layer_close(struct layer *l)
     l->ops->weight_free(l->be, &l->w);
     l->ops->close(l->be);
     free(l->all), free(l->got);
+    free(l->w_host), free(l->x_host);
 }
 
 /* Rows [t0, t0 + n) of x. */
@@ -106,6 +107,38 @@ static void check_some(struct layer *l, int32_t t0, int32_t n)
                       l->d.silu, l->d.fp8, t, n, t0, MOST);
 }
 
+static double sum_of(const struct layer *l, int32_t t, int32_t j)
+{
+    const uint16_t *w = l->w_host + (size_t)j * (size_t)l->d.k, *x = l->x_host + (size_t)t * (size_t)l->d.k;
+    double sum = 0;
+    for (int32_t k = 0; k < l->d.k; k++)
+        sum += (double)bf16_to_f32(w[k]) * (double)bf16_to_f32(x[k]);
+    return sum;
+}
+
+/* Some of all results against sums in double: over their norm, within rounding of the result (SwiGLU: of its inputs,
+ * too, in bfloat16), or of weights and rows to 8 bits. */
+static void check_near_truth(const struct layer *l, uint64_t *seed)
+{
+    const int32_t cols = l->d.silu ? l->d.n / 2 : l->d.n;
+    double wrong = 0, norm = 0, most = l->d.fp8 ? 0.12 : l->d.silu ? 0.02 : 1e-3;
+    for (int i = 0; i < 200; i++) {
+        int32_t t = (int32_t)(rng_next(seed) % MOST), j = (int32_t)(rng_next(seed) % (uint64_t)cols);
+        const uint8_t *row = l->all + (size_t)t * l->row;
+        double got, want = sum_of(l, t, j);
+        if (l->d.silu) {
+            want = want / (1 + exp(-want)) * sum_of(l, t, cols + j);
+            got = (double)bf16_to_f32(((const uint16_t *)(const void *)row)[j]);
+        } else {
+            got = (double)((const float *)(const void *)row)[j];
+        }
+        wrong += (got - want) * (got - want);
+        norm += want * want;
+    }
+    ck_assert_msg(sqrt(wrong) <= most * sqrt(norm), "N=%d K=%d silu %d fp8 %d: off by %g of the norm, at most %g",
+                  l->d.n, l->d.k, l->d.silu, l->d.fp8, sqrt(wrong / norm), most);
+}
+
 START_TEST(test_a_linear_layer_gives_a_row_the_same_bits_beside_any_others)
 {
     static const int32_t more[] = {301, 320, 384, 400, 511, 512, 513, 640, 777, 1000, 1024, 1025, 1536, 2000, 2047};
@@ -117,6 +150,7 @@ START_TEST(test_a_linear_layer_gives_a_row_the_same_bits_beside_any_others)
             continue;
         layer_open(&l, ops, &layers[i]);
         layer_run(&l, 0, MOST, l.all);
+        check_near_truth(&l, &seed);
         for (int32_t n = 1; n <= 300; n += ops_small() ? 61 : n < 40 ? 1 : l.d.n > 8192 ? 37 : 5)
             check_some(&l, (int32_t)(rng_next(&seed) % (uint64_t)(MOST - n + 1)), n);
         for (size_t k = 0; k < (ops_small() ? 2 : sizeof more / sizeof *more); k++)

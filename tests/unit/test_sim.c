@@ -169,9 +169,9 @@ START_TEST(test_our_policy_is_never_below_lru_on_public_traces)
 END_TEST
 
 /* Without any tier below it the pool gives up by the same policy. */
-START_TEST(test_our_policy_in_the_pool_alone_gets_many_more_hits_than_lru)
+START_TEST(test_our_policy_in_the_pool_alone_is_far_above_lru_on_a_public_trace)
 {
-    if (!read_public("test_our_policy_in_the_pool_alone_gets_many_more_hits_than_lru", "conversation"))
+    if (!read_public("test_our_policy_in_the_pool_alone_is_far_above_lru_on_a_public_trace", "conversation"))
         return;
     for (uint64_t tokens = M; tokens <= 2 * M; tokens += M) {
         struct sim_opts o = {.tokens = {tokens}, .lru = true, .row_tokens = 8};
@@ -267,7 +267,7 @@ END_TEST
 UNIT_MAIN("sim", test_sim_gives_the_hits_of_exact_lru_on_a_small_trace,
           test_sim_is_the_same_again_and_accounts_for_all_tokens,
           test_a_small_budget_takes_more_of_the_hits_than_of_the_bytes,
-          test_our_policy_in_the_pool_alone_gets_many_more_hits_than_lru,
+          test_our_policy_in_the_pool_alone_is_far_above_lru_on_a_public_trace,
           test_sim_gives_the_hits_of_exact_lru_on_public_traces, test_our_policy_is_never_below_lru_on_public_traces,
           test_a_write_budget_keeps_most_of_the_hits_on_the_public_trace,
           test_loading_by_cost_is_no_later_than_loading_all_on_public_traces, test_traces_that_are_none_are_refused)

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Run the tests of the CUDA backend that are built (build/, or where the bundle was unpacked). Without a GPU each says SKIP.
-# usage: gpu_test.sh [PART ...]     plain memcheck racecheck initcheck synccheck api; without any: all, in this order
+# usage: gpu_test.sh [PART ...]     plain memcheck racecheck initcheck synccheck api; without any: all
 # plain: as they are. The four that follow: the same programs under that tool of compute-sanitizer, on small shapes. api: the
 # OpenAI SDK against hearthd on the GPU (python3 needs openai and pytest; HEARTH_MODEL: SmolLM2).
-# JOBS: programs side by side (6; they share the card, and mostly wait for the CPU that checks them).
+# JOBS: programs side by side (as many as processors; they share the card, and mostly wait for the CPU that checks them).
 set -eu
 cd "$(dirname "$0")/.."
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}:$PWD/lib:/usr/local/cuda/lib64
 export PATH=$PATH:/usr/local/cuda/bin
-b=${B:-build} jobs=${JOBS:-6}
+b=${B:-build} jobs=${JOBS:-$(nproc)}
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
-export XDG_CACHE_HOME=$logs # algorithms that are timed while programs share the card must not stay
+export XDG_CACHE_HOME=$logs/plain # algorithms that are timed while programs share the card must not stay
+mkdir "$XDG_CACHE_HOME"
 
 programs=()
 for f in "$b"/tests/*/test_cuda_*; do
@@ -38,22 +39,27 @@ sanitize() {
     fi
     if [ $rc = 0 ] && [ "$ours" = 0 ]; then
         echo "ok      $tool $(basename "$program") $((SECONDS - start)) s: $(grep SUMMARY "$log" | tail -n 1)"
-    else
-        echo "FAILED  $tool $(basename "$program") $((SECONDS - start)) s, rc $rc, races in kernels of our own: $ours"
-        grep -E "^=========|:[EF]:" "$log" | grep -vE "$library" | head -n 40
+    else # in one write, whole beside others
+        echo "FAILED  $tool $(basename "$program") $((SECONDS - start)) s, rc $rc, races in kernels of our own: $ours
+$(grep -E "^=========|:[EF]:" "$log" | grep -vE "$library" | head -n 30 | cut -c 1-120)"
     fi
 }
 
+# Every program under every tool given, those that take longest first.
 sanitize_all() {
+    local tool
     if ! command -v compute-sanitizer >/dev/null; then
-        echo "SKIP ${1}_on_cuda: no GPU tools (compute-sanitizer)"
+        echo "SKIP sanitizers_on_cuda: no GPU tools (compute-sanitizer)"
         return
     fi
     export -f sanitize
     export logs library
     # A million keys and whole conversations are no small shapes; their kernels are in the other programs.
-    printf '%s\n' "${programs[@]}" | grep -vE 'test_cuda_(long|deterministic)' | xargs -P "$jobs" -I{} bash -c "sanitize $1 {}" | tee "$logs/$1.all"
-    ! grep -q ^FAILED "$logs/$1.all"
+    for tool in "$@"; do
+        printf "$tool %s\n" "${programs[@]}" | grep -vE 'test_cuda_(long|deterministic)'
+    done | sort -s -k1,1r | xargs -P "$jobs" -L 1 bash -c 'sanitize "$1" "$2"' sanitize | tee "$logs/all"
+    echo "sanitizers: $(grep -c '^ok' "$logs/all") ok, $(grep -c '^FAILED' "$logs/all") failed, $(grep -c '^SKIP' "$logs/all") skipped"
+    ! grep -q '^FAILED' "$logs/all"
 }
 
 api() {
@@ -61,18 +67,20 @@ api() {
         echo "SKIP sdk_on_cuda: no GPU, or no openai and pytest in python3"
         return
     fi
-    local tests=(tests/api/test_cuda.py)
-    [ -z "${HEARTH_MODEL:-}" ] || tests+=(tests/api/test_sdk.py)
-    HEARTHD=$b/hearthd python3 -m pytest -q -p no:cacheprovider --durations 5 "${tests[@]}"
+    local failed=0
+    HEARTHD=$b/hearthd python3 -m pytest -q -p no:cacheprovider tests/api/test_cuda.py || failed=1
+    # They ask for the same answer alone and in company, which a GPU promises in deterministic mode.
+    [ -z "${HEARTH_MODEL:-}" ] || HEARTHD=$b/hearthd HEARTH_ENGINE_DETERMINISTIC=true \
+        python3 -m pytest -q -p no:cacheprovider tests/api/test_sdk.py || failed=1
+    return $failed
 }
 
-failed=()
-for part in "${@:-plain memcheck racecheck initcheck synccheck api}"; do
+failed=() tools=()
+for part in "${@:-plain racecheck synccheck initcheck memcheck api}"; do
     for one in $part; do
         case $one in
-        plain) python3 tests/support/run.py --jobs "$jobs" --c "${programs[@]}" || failed+=("$one") ;;
-        memcheck | racecheck | initcheck | synccheck) sanitize_all "$one" || failed+=("$one") ;;
-        api) api || failed+=("$one") ;;
+        plain | api) ;;
+        memcheck | racecheck | initcheck | synccheck) tools+=("$one") ;;
         *)
             echo "gpu_test.sh: $one: no such part" >&2
             exit 2
@@ -80,5 +88,18 @@ for part in "${@:-plain memcheck racecheck initcheck synccheck api}"; do
         esac
     done
 done
+wanted() {
+    [[ " ${parts[*]} " == *" $1 "* ]]
+}
+read -ra parts <<<"${*:-plain api}"
+if wanted plain; then
+    python3 tests/support/run.py --jobs "$jobs" --c "${programs[@]}" || failed+=(plain)
+fi
+if [ ${#tools[@]} -gt 0 ]; then
+    sanitize_all "${tools[@]}" || failed+=(sanitizers)
+fi
+if wanted api; then
+    api || failed+=(api)
+fi
 echo "gpu_test: ${#failed[@]} parts failed${failed[*]:+: ${failed[*]}}, $SECONDS s"
 [ ${#failed[@]} = 0 ]

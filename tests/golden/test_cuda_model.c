@@ -282,14 +282,14 @@ static void compare(const char *test, const struct backend_ops *on_cpu, const ch
 START_TEST(test_tiny_weights_give_the_same_distribution)
 {
     compare("tiny_weights_give_the_same_distribution", rounding_cpu(), "random:tiny",
-            (struct limits){ops_small() ? N_IDS / 8 : N_IDS, 1e-4, 0.97, 1e-3});
+            (struct limits){ops_small() ? N_IDS / 4 : N_IDS, 1e-4, 0.97, 1e-3});
 }
 END_TEST
 
 START_TEST(test_deterministic_mode_gives_the_same_distribution)
 {
     compare_in_mode("deterministic_mode_gives_the_same_distribution", rounding_cpu(), "random:tiny",
-                    (struct limits){ops_small() ? N_IDS / 8 : N_IDS, 1e-3, 0.9, 1e-3}, true);
+                    (struct limits){ops_small() ? N_IDS / 4 : N_IDS, 1e-3, 0.9, 1e-3}, true);
 }
 END_TEST
 

@@ -522,6 +522,48 @@ START_TEST(test_a_chain_is_read_or_computed_as_it_costs_all_least)
 }
 END_TEST
 
+/* Whose block is it, by its ids? */
+static bool is_of(const struct talk *t, const struct kv_entry *e)
+{
+    for (uint32_t i = 0; i < BT; i++)
+        if (e->depth >= t->leaf.n_blocks || e->ids[i][0] != t->ids[e->depth * BT + i])
+            return false;
+    return true;
+}
+
+START_TEST(test_what_is_parked_is_written_before_what_is_not)
+{
+    struct rig r;
+    struct err e = {0};
+    uint64_t id, last = 0, first = UINT64_MAX;
+    rig_open(&r, 40, 64, 500);
+    struct tiers *tiers = kv_of(&r)->tiers;
+    tiers->writes_stop_until_ns = fake_now_ns + 1000000000000ull; /* all is queued meanwhile */
+    say(&r, &r.talks[0], 200, 8, false);
+    say(&r, &r.talks[1], 200, 8, false);
+    struct engine_question q = {.verb = ENGINE_PARK, .leaf = r.talks[1].leaf};
+    ck_assert_int_eq(engine_ask(r.h.front, &q, &id, &e), 0);
+    for (int i = 0; i < 50; i++)
+        loop_turn(&r.h.loop);
+    ck_assert_uint_eq(truth(&r, &r.talks[0]).in[2] + truth(&r, &r.talks[1]).in[2], 0);
+    tiers->writes_stop_until_ns = 0;
+    for (int i = 0; i < 200; i++)
+        loop_turn(&r.h.loop);
+    ck_assert_uint_eq(truth(&r, &r.talks[0]).in[2], r.talks[0].leaf.n_blocks);
+    ck_assert_uint_eq(truth(&r, &r.talks[1]).in[2], r.talks[1].leaf.n_blocks);
+    for (int32_t slot = 0; slot < tier_head(tiers->nvme)->n_slots; slot++) {
+        const struct kv_entry *at = tier_ops(tiers->nvme)->entry(tiers->nvme, slot);
+        if (at && is_of(&r.talks[1], at))
+            last = at->generation > last ? at->generation : last; /* generations are in the order of writing */
+        else if (at && is_of(&r.talks[0], at))
+            first = at->generation < first ? at->generation : first;
+    }
+    ck_assert(last > 0 && first < UINT64_MAX);
+    ck_assert_uint_lt(last, first);
+    rig_close(&r);
+}
+END_TEST
+
 /* Reads that others wait for come first: behind them less is worth reading. */
 START_TEST(test_a_second_chain_is_read_less_while_a_first_is_being_read)
 {
@@ -605,5 +647,6 @@ UNIT_MAIN("session", test_a_chain_is_read_or_computed_as_it_costs_all_least,
           test_what_stays_in_memory_is_not_written_until_somebody_else_has_it,
           test_what_is_kept_outlives_what_came_after_it, test_what_is_kept_on_a_drive_outlives_what_came_after_it,
           test_parking_is_answered_when_all_is_synced_or_said_to_be_late,
+          test_what_is_parked_is_written_before_what_is_not,
           test_a_second_chain_is_read_less_while_a_first_is_being_read,
           test_a_chain_in_dram_is_copied_or_computed_as_it_costs_all_least)

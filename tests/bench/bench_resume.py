@@ -54,7 +54,7 @@ class Server:
                 pass
             time.sleep(0.05)
         self.stop()
-        sys.exit("hearthd did not become ready in 120 s")
+        sys.exit("hearthd ended, or was not ready in 120 s")
 
     def ask(self, method, path, body=None):
         c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
@@ -307,6 +307,7 @@ def main():
     p.add_argument("--set", action="append", default=[])
     o = p.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that servers are, too
+    o.tokens = [min(n, 131072 - 4 * SUFFIX) for n in o.tokens]  # the suffixes fit into what the shapes were trained for, too
     o.kv = o.kv or token_bytes(o)
     for row in o.rows:
         {"T5": t5, "T6": t6, "T7": t7, "T10": t10}[row](o)

@@ -35,7 +35,9 @@ sanitize() {
     fi
     if [ "$tool" = racecheck ]; then
         ours=$(grep -E "access (at|by)" "$log" | grep -cvE "$library" || true)
-        grep -q "RACECHECK SUMMARY" "$log" || rc=1
+        # It ends with an error for the library's races, too: whether the tests passed is what their own last line says.
+        rc=1
+        if grep -q "RACECHECK SUMMARY" "$log" && grep -q "^100%: Checks" "$log"; then rc=0; fi
     fi
     if [ $rc = 0 ] && [ "$ours" = 0 ]; then
         echo "ok      $tool $(basename "$program") $((SECONDS - start)) s: $(grep SUMMARY "$log" | tail -n 1)"

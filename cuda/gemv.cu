@@ -1,4 +1,4 @@
-/* gemv - linear layers of 1 to 16 rows, some of up to 32: each weight is read once, at the speed of the memory.
+/* gemv - linear layers of 1 to 16 rows: each weight is read once, at the speed of the memory.
  *
  * Method. A CTA of NW warps owns a tile of 8 RG rows of W and all of K; its warps take turns along K, and their sums
  * meet in shared memory in the order of the warps. W is the right operand of mma.m16n8k16 (8 rows of W are its
@@ -15,9 +15,9 @@
  * run.
  *
  * Bits. An element depends on its row of x and on the tiling, and that on (N, K, type) alone: a row has the same bits
- * alone and among 16. (With more it has others.)
+ * alone and among 16.
  *
- * Cost: W once; x once a tile, from L1 or L2: 1 / RG of the weights' traffic at 8 rows, twice it at 32.
+ * Cost: W once; x once a tile, from L1 or L2: 1 / RG of the weights' traffic at 8 rows.
  */
 #include "cuda/fp8.cuh"
 #include "cuda/linear.cuh"
@@ -136,13 +136,11 @@ template <int RG, int U, int XH, bool F8> struct buffer {
                                      : uint4{};
     }
 
-    static constexpr int pairs = (XH + 1) / 2; /* of groups of 8 rows of x: a product takes two groups */
-
-    __device__ inline void multiply(float sum[pairs][RG][4]) const
+    __device__ inline void multiply(float sum[RG][4]) const
     {
 #pragma unroll
         for (int u = 0; u < U; u++) {
-            uint32_t a[2 * pairs][4 * xn] = {};
+            uint32_t a[2][4 * xn] = {};
 #pragma unroll
             for (int h = 0; h < XH; h++)
 #pragma unroll
@@ -157,14 +155,10 @@ template <int RG, int U, int XH, bool F8> struct buffer {
             for (int i = 0; i < RG; i++) {
                 const uint32_t v[4] = {w[u][i].x, w[u][i].y, w[u][i].z, w[u][i].w};
 #pragma unroll
-                for (int j = 0; j < 2 * xn; j++) {
-                    const uint32_t b0 = F8 ? half2_of_e4m3(v[j] & 0xffff) : v[2 * j % 4];
-                    const uint32_t b1 = F8 ? half2_of_e4m3(v[j] >> 16) : v[(2 * j + 1) % 4];
-#pragma unroll
-                    for (int m = 0; m < 2 * pairs; m += 2)
-                        mma<F8>(sum[m / 2][i], a[m][2 * j], a[m + 1][2 * j], a[m][2 * j + 1], a[m + 1][2 * j + 1], b0,
-                                b1);
-                }
+                for (int j = 0; j < 2 * xn; j++)
+                    mma<F8>(sum[i], a[0][2 * j], a[1][2 * j], a[0][2 * j + 1], a[1][2 * j + 1],
+                            F8 ? half2_of_e4m3(v[j] & 0xffff) : v[2 * j % 4],
+                            F8 ? half2_of_e4m3(v[j] >> 16) : v[(2 * j + 1) % 4]);
             }
         }
     }
@@ -242,7 +236,7 @@ static __global__ void __launch_bounds__(NW * 32) gemv_kernel(const __grid_const
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const uint8_t *row[RG];
     buf b[2];
-    float sum[buf::pairs][RG][4] = {};
+    float sum[RG][4] = {};
 
     let_next_grid_start();
 #pragma unroll
@@ -270,8 +264,7 @@ static __global__ void __launch_bounds__(NW * 32) gemv_kernel(const __grid_const
     for (int i = 0; i < RG; i++)
 #pragma unroll
         for (int h = 0; h < XH; h++)
-            *(float2 *)&part[warp][8 * h + g][8 * i + 2 * t] = make_float2(sum[h / 2][i][h % 2 * 2],
-                                                                           sum[h / 2][i][h % 2 * 2 + 1]);
+            *(float2 *)&part[warp][8 * h + g][8 * i + 2 * t] = make_float2(sum[i][2 * h], sum[i][2 * h + 1]);
     __syncthreads();
 
     constexpr int M = 8 * XH, T = tile + (RG < 4 ? 8 : 4);
@@ -333,18 +326,11 @@ int32_t gemv_tiles(int32_t n)
     return (n + TILE - 1) / TILE;
 }
 
-bool gemv_takes_more(const struct cuda *c, const struct linear_args *a)
-{
-    int32_t tiles = gemv_tiles(a->w->rows);
-    bool one_wave = tiles > c->n_sm && tiles <= 2 * c->n_sm, short_sums = a->w->cols <= 2 * a->w->rows;
-    return a->n_rows <= GEMV_MORE_ROWS && a->kind == LINEAR_F32 && !fp8_is(a->w) && one_wave && short_sums;
-}
-
 void gemv_run(struct cuda *c, const struct linear_args *a)
 {
     const struct weight *w = a->w;
     bool fp8 = fp8_is(w);
-    int warps = a->n_rows > GEMV_ROWS ? 8 : warps_for(c, w->rows);
+    int warps = warps_for(c, w->rows);
     bool deep = warps == 8 ? !fp8 : gemv_tiles(w->rows) <= c->n_sm;
     int32_t k = cuda_pad(w->cols);
     struct gemv_args g = {.w = (const uint8_t *)w->part[0].data,
@@ -358,8 +344,7 @@ void gemv_run(struct cuda *c, const struct linear_args *a)
                           .k = k,
                           .rows = a->n_rows,
                           .stride = a->kind == LINEAR_SILU ? cuda_pad(w->rows / 2) : w->rows};
-    assert(a->n_rows > 0 && (a->n_rows <= GEMV_ROWS || gemv_takes_more(c, a)) &&
-           (a->kind != LINEAR_SILU || w->rows % 2 == 0));
+    assert(a->n_rows > 0 && a->n_rows <= GEMV_ROWS && (a->kind != LINEAR_SILU || w->rows % 2 == 0));
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
@@ -369,7 +354,6 @@ void gemv_run(struct cuda *c, const struct linear_args *a)
     how.stream = c->stream;
     how.attrs = &early;
     how.numAttrs = c->major >= 9 ? 1 : 0;
-    gemv_fn *kernel = fp8 ? kernel_for<true>(warps, deep, a->n_rows > 8)
-                          : kernel_for<false>(warps, deep, a->n_rows > 8);
-    CU(cudaLaunchKernelEx(&how, a->n_rows > GEMV_ROWS ? gemv_kernel<RG, 8, 1, 4, false> : kernel, g));
+    CU(cudaLaunchKernelEx(
+        &how, fp8 ? kernel_for<true>(warps, deep, a->n_rows > 8) : kernel_for<false>(warps, deep, a->n_rows > 8), g));
 }

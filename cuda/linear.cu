@@ -86,7 +86,7 @@ bool linear_is_gemv(const struct cuda *c, int32_t n_rows)
 void linear_run(struct cuda *c, const struct linear_args *a)
 {
     assert(a->n_rows > 0 && a->n_rows <= c->max_rows && a->w->cols <= c->max_cols);
-    if (linear_is_gemv(c, a->n_rows) || (!c->deterministic && gemv_takes_more(c, a)))
+    if (linear_is_gemv(c, a->n_rows))
         gemv_run(c, a);
     else
         many_rows(c, a);

@@ -50,13 +50,9 @@ bool linear_is_gemv(const struct cuda *c, int32_t n_rows);
 /* Queue the layer. */
 void linear_run(struct cuda *c, const struct linear_args *a);
 
-/* -- gemv.cu: at most GEMV_ROWS rows. The bits of a row do not depend on their number, up to those. */
-#define GEMV_ROWS      16
-#define GEMV_MORE_ROWS 32 /* of some layers */
+/* -- gemv.cu: at most GEMV_ROWS rows. The bits of a row do not depend on their number. */
+#define GEMV_ROWS 16
 
-/* Is it faster than the library here with up to GEMV_MORE_ROWS? Where a layer's tiles are one wave of two CTAs an SM
- * and K is short, the library reads W at half of the memory's speed. */
-bool gemv_takes_more(const struct cuda *c, const struct linear_args *a);
 /* Queue it. */
 void gemv_run(struct cuda *c, const struct linear_args *a);
 /* Sums of squares that a layer of this shape prepares for each row. */

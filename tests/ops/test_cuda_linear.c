@@ -122,10 +122,6 @@ static void check_linear(struct ops_trio *t)
 {
     struct layer l = {0};
     int32_t rows = t->round % 4 == 3 ? ops_int(&t->rng, 4300, 4500) : ops_int(&t->rng, 1, 700), n = some_rows(t);
-    if (t->round % 4 == 2) { /* a shape that 32 rows do not leave to the library either */
-        rows = ops_int(&t->rng, 2200, 4200);
-        n = t->round == 2 ? 32 : ops_int(&t->rng, FEW + 1, 32);
-    }
     rows = one_order ? (rows + 15) / 16 * 16 : rows;
     layer_make(&l, t, rows, some_cols(t), n);
     size_t all = (size_t)n * (size_t)rows;

@@ -191,7 +191,8 @@ struct backend_ops {
     /* -- moves, in order of their calls in each direction, with at most `depth` under way in each; steps do not wait
      * for them. All NULL together: upload and download do. */
     /* host[host_bytes] is where all moves will have their other end; it is made ready for the device meanwhile. `bell`:
-     * an eventfd that is rung when a move is done; -1 = none. 0 or -errno with e. Once. */
+     * an eventfd that is rung when the oldest move of a direction is done, and again for the next one after `moved`;
+     * -1 = none. 0 or -errno with e. Once. */
     int (*moves_open)(struct backend *be, const struct seal_key *key, void *host, size_t host_bytes, uint32_t depth,
                       int bell, struct err *e);
     /* Waits for moves under way; then the host memory is the caller's alone. Close without it is fine, too. */

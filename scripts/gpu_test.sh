@@ -57,6 +57,7 @@ sanitize_all() {
     export -f sanitize
     export logs library
     # A million keys are no small shape, and whole conversations none for racecheck: their kernels are in other programs.
+    # shellcheck disable=SC2016 # the inner shell expands them
     for tool in "$@"; do
         printf "$tool %s\n" "${programs[@]}" | grep -vE 'test_cuda_long|racecheck .*test_cuda_deterministic'
     done | xargs -P "$jobs" -L 1 bash -c 'sanitize "$1" "$2"' sanitize | tee "$logs/all"

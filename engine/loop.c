@@ -29,6 +29,20 @@ static void flight_close(struct flight *f)
     free(f->seqs);
 }
 
+static void publish_status(struct loop *l)
+{
+    struct boundary_status *st = &l->b->head->status;
+    atomic_store(&st->used_blocks, pool_n_used(l->kv.pool));
+    atomic_store(&st->cached_blocks, pool_n_idle(l->kv.pool));
+    atomic_store(&st->running, l->sched.n_running);
+    atomic_store(&st->waiting, l->sched.n_waiting);
+    atomic_store(&st->waiting_tokens, l->sched.waiting_tokens);
+    atomic_store(&st->preemptions, l->sched.n_preempted);
+    atomic_store(&st->evictions, l->kv.evictions);
+    tiering_publish(&l->kv, st);
+    atomic_fetch_add(&st->alive, 1);
+}
+
 int loop_open(struct loop *l, struct boundary *b, struct machine *m, struct err *e)
 {
     const struct engine_config *c = &m->config;
@@ -58,6 +72,8 @@ int loop_open(struct loop *l, struct boundary *b, struct machine *m, struct err 
     ret = tiering_open(&l->kv, m, b->wake_engine, e);
     if (ret)
         loop_close(l);
+    else
+        publish_status(l); /* who sees the engine ready sees its tiers */
     return ret;
 }
 
@@ -301,20 +317,6 @@ static bool run_step(struct loop *l)
         return true;
     }
     return queued;
-}
-
-static void publish_status(struct loop *l)
-{
-    struct boundary_status *st = &l->b->head->status;
-    atomic_store(&st->used_blocks, pool_n_used(l->kv.pool));
-    atomic_store(&st->cached_blocks, pool_n_idle(l->kv.pool));
-    atomic_store(&st->running, l->sched.n_running);
-    atomic_store(&st->waiting, l->sched.n_waiting);
-    atomic_store(&st->waiting_tokens, l->sched.waiting_tokens);
-    atomic_store(&st->preemptions, l->sched.n_preempted);
-    atomic_store(&st->evictions, l->kv.evictions);
-    tiering_publish(&l->kv, st);
-    atomic_fetch_add(&st->alive, 1);
 }
 
 bool loop_turn(struct loop *l)

@@ -244,6 +244,20 @@ START_TEST(test_what_is_said_of_random_conversations_is_what_their_ids_say)
 }
 END_TEST
 
+/* The first grants to sessions and the first look at /metrics come before the engine has done a turn. */
+START_TEST(test_an_engine_that_is_ready_says_at_once_what_its_tiers_hold)
+{
+    struct rig r;
+    struct engine_stats st;
+    rig_open(&r, 16, 8, 32);
+    engine_get_stats(r.h.front, &st);
+    ck_assert_uint_eq(st.tiers.dram_blocks, 8);
+    ck_assert_uint_ge(st.tiers.nvme_blocks, 16);
+    ck_assert_uint_gt(st.tiers.block_bytes, 0);
+    rig_close(&r);
+}
+END_TEST
+
 START_TEST(test_what_was_parked_is_found_by_its_leaf_after_a_restart)
 {
     struct rig r;
@@ -642,6 +656,7 @@ END_TEST
 
 UNIT_MAIN("session", test_a_chain_is_read_or_computed_as_it_costs_all_least,
           test_what_is_said_of_random_conversations_is_what_their_ids_say,
+          test_an_engine_that_is_ready_says_at_once_what_its_tiers_hold,
           test_what_was_parked_is_found_by_its_leaf_after_a_restart, test_what_is_brought_up_makes_way_for_who_waits,
           test_a_chain_is_found_from_a_rung_when_its_end_is_gone, test_parking_says_what_it_can_not_do,
           test_what_stays_in_memory_is_not_written_until_somebody_else_has_it,

@@ -80,13 +80,13 @@ def test_two_concurrent_streams_equal_their_solo_runs(real):
 
 
 def test_logprobs(server):
-    r = server.client().chat.completions.create(model="tiny", messages=ASK, max_tokens=5, logprobs=True, top_logprobs=3)
+    five = {"model": "tiny", "messages": ASK, "max_tokens": 5, "logprobs": True, "seed": 1, "extra_body": {"ignore_eos": True}}
+    r = server.client().chat.completions.create(**five, top_logprobs=3)
     content = r.choices[0].logprobs.content
     assert len(content) == 5
     for t in content:
         assert len(t.top_logprobs) == 3 and t.logprob <= 0 and t.top_logprobs[0].logprob >= t.top_logprobs[1].logprob
-    chunks = list(server.client().chat.completions.create(model="tiny", messages=ASK, max_tokens=5, logprobs=True, stream=True,
-                                                          seed=1))
+    chunks = list(server.client().chat.completions.create(**five, stream=True))
     assert sum(len(x.choices[0].logprobs.content) for x in chunks if x.choices and x.choices[0].logprobs) == 5
 
 

@@ -436,8 +436,8 @@ END_TEST
 /* -- a kill at any point */
 
 struct shared {
-    uint64_t used;  /* entries that were on the drive, index and all, before the last turn */
-    uint64_t calls; /* transfers so far */
+    uint64_t used;          /* entries that were on the drive, index and all, before the last turn */
+    _Atomic uint64_t calls; /* transfers so far, of any thread */
 };
 
 static struct shared *shared;

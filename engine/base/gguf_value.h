@@ -1,6 +1,6 @@
 /* gguf_value - inside of gguf: what a metadata value is in memory, sizes of value and tensor types.
  *
- * For gguf.c (which checks and makes them) and gguf_value.c (which reads them). Others use gguf.h.
+ * For gguf_part.c (which checks and makes them) and gguf_value.c (which reads them). Others use gguf.h.
  */
 #ifndef HEARTH_BASE_GGUF_VALUE_H
 #define HEARTH_BASE_GGUF_VALUE_H

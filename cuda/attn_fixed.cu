@@ -12,6 +12,7 @@
  * costs nothing while K and V come from memory.
  */
 #include "cuda/prefill_rows.cuh"
+#include "cuda/scan.cuh"
 
 #include <assert.h>
 
@@ -42,28 +43,6 @@ static __device__ int32_t parts_of(const struct step_dev &at, const struct fixed
     return begin < end ? (end - 1) / PART_KEYS - *first + 1 : 1;
 }
 
-/* Sum of x over the threads before this one; *all: over all threads. */
-static __device__ int32_t sum_before(int32_t x, int32_t *all)
-{
-    __shared__ int32_t warp[PLAN_THREADS / 32];
-    const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
-    int32_t sum = x, before = 0;
-    for (int k = 1; k < 32; k *= 2) {
-        const int32_t left = __shfl_up_sync(~0u, sum, k);
-        sum += lane >= k ? left : 0;
-    }
-    __syncthreads(); /* the sums of the call before have been read */
-    if (lane == 31)
-        warp[w] = sum;
-    __syncthreads();
-    *all = 0;
-    for (int i = 0; i < PLAN_THREADS / 32; i++) {
-        before += i < w ? warp[i] : 0;
-        *all += warp[i];
-    }
-    return before + sum - x;
-}
-
 /* Tile i of the `tiles` of sequence s: the last, with the most keys, comes first. */
 static __device__ struct prefill_item tile_at(const struct step_dev &at, const struct fixed_terms &t, int32_t s,
                                               int32_t i, int32_t tiles)
@@ -81,7 +60,7 @@ static __device__ int32_t put_tiles(struct prefill_item *tile, const struct step
     for (int32_t s0 = 0; s0 < at.n_seqs; s0 += PLAN_THREADS, n += all) {
         const int32_t s = s0 + (int32_t)threadIdx.x;
         const int32_t mine = s < at.n_seqs ? tiles_of(at.seq_row, s, t.group, t.tile) : 0;
-        const int32_t to = n + sum_before(mine, &all);
+        const int32_t to = n + sum_before<PLAN_THREADS>(mine, &all);
         if (mine == 1)
             tile[to] = tile_at(at, t, s, 0, 1);
         for (uint32_t more = __ballot_sync(~0u, mine > 1); more; more &= more - 1) {
@@ -105,7 +84,7 @@ static __global__ void __launch_bounds__(PLAN_THREADS)
     __syncthreads();
     for (int32_t i0 = 0; i0 < n; i0 += PLAN_THREADS, parts += all) {
         const int32_t i = i0 + (int32_t)threadIdx.x;
-        sum_before(i < n ? tile[i].parts : 0, &all);
+        sum_before<PLAN_THREADS>(i < n ? tile[i].parts : 0, &all);
     }
     const bool shared = t.share && parts <= t.most_items;
     for (int32_t i0 = 0, to = 0; i0 < n; i0 += PLAN_THREADS, to += all) {
@@ -113,7 +92,7 @@ static __global__ void __launch_bounds__(PLAN_THREADS)
         struct prefill_item it = {};
         if (i < n)
             it = tile[i];
-        const int32_t mine = to + sum_before(shared ? it.parts : i < n, &all);
+        const int32_t mine = to + sum_before<PLAN_THREADS>(shared ? it.parts : i < n, &all);
         if (i < n && !shared)
             item[i] = it;
         for (int32_t p = 0; shared && p < it.parts; p++)

@@ -4,6 +4,7 @@
  * host knows of positions, so it can be captured and replayed for any lengths.
  */
 #include "cuda/decode_plan.cuh"
+#include "cuda/scan.cuh"
 
 #include <assert.h>
 #include <string.h>
@@ -28,28 +29,6 @@ static __device__ struct decode_seq look(const struct step_dev &at, const struct
     /* one unit without keys writes the result where no key is seen */
     q.n_tiles = q.end > q.begin ? (q.end - 1) / DECODE_UNIT - q.begin / DECODE_UNIT + 1 : 1;
     return q;
-}
-
-/* Sum of x over the threads before this one; *all: over all threads. */
-static __device__ int32_t sum_before(int32_t x, int32_t *all)
-{
-    __shared__ int32_t warp[THREADS / 32];
-    const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
-    int32_t sum = x, before = 0;
-    for (int k = 1; k < 32; k *= 2) {
-        int32_t left = __shfl_up_sync(~0u, sum, k);
-        sum += lane >= k ? left : 0;
-    }
-    __syncthreads(); /* the sums of the call before have been read */
-    if (lane == 31)
-        warp[w] = sum;
-    __syncthreads();
-    *all = 0;
-    for (int i = 0; i < THREADS / 32; i++) {
-        before += i < w ? warp[i] : 0;
-        *all += warp[i];
-    }
-    return before + sum - x;
 }
 
 /* The last sequence that begins at or before unit u: those without units begin where the next does. */
@@ -79,7 +58,7 @@ static __global__ void __launch_bounds__(THREADS) plan_kernel(const struct step_
             q = look(at, t, s);
             units = q.n_tiles * q.chunks * t.n_kv_heads;
         }
-        q.first = total + sum_before(units, &all);
+        q.first = total + sum_before<THREADS>(units, &all);
         if (s < n)
             seq[s] = q;
         total += all;

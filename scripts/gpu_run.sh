@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 b=${B:-build}
 bench=$b/tests/bench
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}:$PWD/lib:/usr/local/cuda/lib64
-what=${1:?"usage: gpu_run.sh bench|serve|peers|long [ARG ...]"}
+what=${1:?"usage: gpu_run.sh bench|serve|peers|tiers|long [ARG ...]"}
 shift
 case $what in
 bench)

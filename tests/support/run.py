@@ -187,10 +187,10 @@ def main():
         report.print()
 
     with concurrent.futures.ThreadPoolExecutor(max(1, a.jobs)) as pool:
-        for report in pool.map(run_c, a.c):
-            done(report)
-        for report in pool.map(lambda script: run_oracle(a.python, script), a.oracle):
-            done(report)
+        for work in concurrent.futures.as_completed([pool.submit(run_c, program) for program in a.c]):
+            done(work.result())
+        for work in concurrent.futures.as_completed([pool.submit(run_oracle, a.python, script) for script in a.oracle]):
+            done(work.result())
     if a.pytest:
         done(run_pytest(a.python, a.pytest))
 

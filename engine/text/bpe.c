@@ -151,6 +151,7 @@ bool bpe_makes(const struct bpe *b, int32_t id)
 
 void bpe_work_fini(struct bpe_work *w)
 {
+    free(w->known);
     free(w->symbol);
     free(w->heap);
     *w = (struct bpe_work){0};
@@ -247,9 +248,8 @@ static int merge_all(const struct bpe *b, struct bpe_work *w)
     return rc;
 }
 
-int bpe_encode(const struct bpe *b, const char *piece, size_t n, struct bpe_work *w, struct token_ids *out)
+static int encode_new(const struct bpe *b, const char *piece, size_t n, struct bpe_work *w, struct token_ids *out)
 {
-    assert(n <= INT32_MAX);
     int rc = load_symbols(b, piece, n, w);
     if (!rc)
         rc = merge_all(b, w);
@@ -260,4 +260,50 @@ int bpe_encode(const struct bpe *b, const char *piece, size_t n, struct bpe_work
     for (int32_t i = w->n_symbols ? 0 : -1; i >= 0; i = w->symbol[i].next)
         out->ids[out->n++] = w->symbol[i].id;
     return 0;
+}
+
+/* ---- pieces that came before ---- */
+
+static struct bpe_known *known_slot(struct bpe_work *w, const struct bpe_known *piece)
+{
+    uint64_t h = (piece->text[0] * 0x9E3779B97F4A7C15u) ^ (piece->text[1] + piece->n_bytes) * 0xBF58476D1CE4E5B9u;
+    return &w->known[(h ^ h >> 32) * 0x94D049BB133111EBu >> 32 & (BPE_KNOWN - 1)];
+}
+
+static bool same_piece(const struct bpe_known *a, const struct bpe_known *b)
+{
+    return a->n_bytes == b->n_bytes && memcmp(a->text, b->text, sizeof a->text) == 0;
+}
+
+static int encode_known(const struct bpe *b, const char *piece, size_t n, struct bpe_work *w, struct token_ids *out)
+{
+    struct bpe_known k = {.n_bytes = (uint8_t)n};
+    memcpy(k.text, piece, n);
+    struct bpe_known *slot = known_slot(w, &k);
+    size_t had = out->n;
+    int rc = 0;
+    if (same_piece(slot, &k)) {
+        rc = vec_grow(&out->ids, &out->cap, had + slot->n_ids, sizeof *out->ids);
+        for (int i = 0; !rc && i < slot->n_ids; i++)
+            out->ids[out->n++] = slot->ids[i];
+        return rc;
+    }
+    rc = encode_new(b, piece, n, w, out);
+    if (rc || out->n - had > BPE_KNOWN_IDS)
+        return rc;
+    k.n_ids = (uint8_t)(out->n - had);
+    for (int i = 0; i < k.n_ids; i++)
+        k.ids[i] = out->ids[had + (size_t)i];
+    *slot = k;
+    return 0;
+}
+
+int bpe_encode(const struct bpe *b, const char *piece, size_t n, struct bpe_work *w, struct token_ids *out)
+{
+    assert(n <= INT32_MAX);
+    if (++w->n_pieces == BPE_KNOWN_FROM && !(w->known = calloc(BPE_KNOWN, sizeof *w->known)))
+        return -ENOMEM;
+    if (!w->known || n == 0 || n > BPE_KNOWN_MAX)
+        return encode_new(b, piece, n, w, out);
+    return encode_known(b, piece, n, w, out);
 }

@@ -4,8 +4,9 @@
  * the leftmost) becomes one symbol, until no rule fits. Symbols are a linked list, candidate pairs a heap of
  * (rank, position) that may hold outdated entries, seen and dropped when popped: O(n log n) for a piece of n bytes, 32
  * to 48 bytes of scratch per byte, no recursion. Ids equal those of Hugging Face `tokenizers` for any rules, also such
- * as no training makes.
- * Immutable after open, MT-safe; the scratch belongs to one call.
+ * as no training makes. Words come again: from the KNOWN_FROMth piece of a call on, short pieces are looked up in a
+ * table of those before, which holds what fell into each slot last and costs no more than its look-up where none is
+ * found. Immutable after open, MT-safe; the scratch belongs to one call.
  */
 #ifndef HEARTH_TEXT_BPE_H
 #define HEARTH_TEXT_BPE_H
@@ -29,9 +30,22 @@ struct bpe {
 
 #define BPE_NO_RANK UINT32_MAX
 
+#define BPE_KNOWN_FROM 64
+#define BPE_KNOWN      4096 /* pieces; a power of two. 128 KiB: they stay in a core's cache */
+#define BPE_KNOWN_IDS  3
+#define BPE_KNOWN_MAX  16 /* bytes of a piece */
+
+struct bpe_known {
+    uint64_t text[BPE_KNOWN_MAX / 8]; /* zeros behind it */
+    int32_t ids[BPE_KNOWN_IDS];
+    uint8_t n_bytes, n_ids; /* 0 bytes: free */
+};
+
 /* Scratch of one call; zero it, then bpe_work_fini. */
 struct bpe_symbol;
 struct bpe_work {
+    struct bpe_known *known; /* [BPE_KNOWN], NULL until it pays */
+    size_t n_pieces;
     struct bpe_symbol *symbol;
     size_t n_symbols, symbol_cap;
     uint64_t *heap; /* rank << 32 | position of the left symbol */

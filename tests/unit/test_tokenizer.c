@@ -138,6 +138,43 @@ START_TEST(test_random_rules_merge_as_the_definition_says)
 }
 END_TEST
 
+/* " " and 1 to 20 letters: short ones come again, long ones do not fit into the table of what is known. */
+static size_t draw_word(uint64_t *seed, char *out)
+{
+    size_t n = 1 + rng_next(seed) % (rng_next(seed) % 4 ? 5 : 20);
+    out[0] = ' ';
+    for (size_t i = 1; i <= n; i++)
+        out[i] = (char)('a' + rng_next(seed) % 4);
+    return n + 1;
+}
+
+START_TEST(test_words_of_a_long_text_have_the_ids_that_they_have_alone)
+{
+    enum { WORDS = 20000 };
+    uint64_t seed = unit_seed("words");
+    static struct made m;
+    static char text[WORDS * 21];
+    for (int set = 0; set < 5; set++) {
+        struct token_ids whole = {0}, alone = {0};
+        struct err e = {0};
+        size_t n = 0;
+        make_rules(&m, &seed);
+        struct tokenizer *t = made_open(&m, "gpt2");
+        for (int i = 0; i < WORDS; i++) {
+            size_t len = draw_word(&seed, text + n);
+            ck_assert_msg(tokenizer_encode(t, text + n, len, false, &alone, &e) == 0, "%s", e.text);
+            n += len;
+        }
+        ck_assert_msg(tokenizer_encode(t, text, n, false, &whole, &e) == 0, "%s", e.text);
+        ck_assert_uint_eq(whole.n, alone.n);
+        ck_assert_mem_eq(whole.ids, alone.ids, whole.n * sizeof *whole.ids);
+        free(whole.ids);
+        free(alone.ids);
+        tokenizer_close(t);
+    }
+}
+END_TEST
+
 START_TEST(test_a_byte_without_a_token_gives_nothing_and_its_neighbours_merge)
 {
     static struct made m;
@@ -333,6 +370,7 @@ START_TEST(test_the_byte_tokenizer_is_what_the_header_says)
 END_TEST
 
 UNIT_MAIN("tokenizer", test_merges_go_by_rank_then_from_the_left, test_random_rules_merge_as_the_definition_says,
+          test_words_of_a_long_text_have_the_ids_that_they_have_alone,
           test_a_byte_without_a_token_gives_nothing_and_its_neighbours_merge,
           test_a_token_outside_the_alphabet_keeps_its_text_and_is_never_merged_into,
           test_control_text_is_control_only_where_special_is_asked_for,

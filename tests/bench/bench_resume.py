@@ -58,15 +58,15 @@ class Server:
 
     def ask(self, method, path, body=None):
         c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
-        c.request(method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"})
+        c.request(method, path, body, {"Content-Type": "application/json"})
         r = c.getresponse()
         raw = r.read()
         c.close()
         return r.status, raw
 
     def complete(self, ids, n=1, **more):
-        """Seconds and usage."""
-        body = {"prompt": ids, "max_tokens": n, "temperature": 0, "ignore_eos": True, **more}
+        """Seconds from the first byte sent, and usage."""
+        body = json.dumps({"prompt": ids, "max_tokens": n, "temperature": 0, "ignore_eos": True, **more}).encode()
         begin = time.monotonic()
         status, raw = self.ask("POST", "/v1/completions", body)
         spent = time.monotonic() - begin
@@ -196,16 +196,17 @@ def t6(o):
         ids, others = prompt(o, n, 10), [prompt(o, n // 32, 11 + i) for i in range(32)]
         cold, _ = s.complete(ids)
         print(f"computed in {cold:.3f} s", file=sys.stderr, flush=True)
-        warm, usage = [], None
+        warm, load, usage = [], [], None
         for i in range(o.n):
             with concurrent.futures.ThreadPoolExecutor(8) as pool:  # they take its place in the pool
                 list(pool.map(s.complete, others))
             t, usage = s.complete(ids + prompt(o, SUFFIX, 3000 + i))
             warm.append(t)
-        hot, _ = s.complete(ids + prompt(o, SUFFIX, 4000))
+            load.append(usage["hearth"]["load_ms"])
+        hot = statistics.median(s.complete(ids + prompt(o, SUFFIX, 4000 + i))[0] for i in range(3))
         w = statistics.median(warm)
         say(row="T6", tokens=n, format=o.format, computed_s=round(cold, 3), resumed_s=round(w, 4), all_s=[round(x, 3) for x in warm],
-            in_pool_s=round(hot, 4), GB=round(n * o.kv / 1e9, 3), ratio=round(cold / w, 1), gate=50, cached=of_tiers(usage))
+            load_ms=load, in_pool_s=round(hot, 4), GB=round(n * o.kv / 1e9, 3), ratio=round(cold / w, 1), gate=50, cached=of_tiers(usage))
     finally:
         s.stop()
 

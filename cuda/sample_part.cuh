@@ -35,7 +35,7 @@ struct __align__(16) sample_shared
     };
     uint64_t out_u[2]; /* what the CTAs tell each other, in turn */
     double out_d[2];
-    struct cut out_cut[2];
+    struct cut out_cut;
     uint64_t warp_u[WARPS];
     double warp_d[WARPS], place_at;
     uint64_t bin_before;
@@ -53,7 +53,7 @@ template <bool cluster> struct part {
     int32_t *hits;        /* [n_groups] of one CTA a row: groups that a pass looks at */
     const uint32_t *mask; /* of a row that stays in the card's memory: bits of ids that may come; NULL = all */
     int32_t id0, n_groups, rank;
-    int turn;        /* of out_u, out_d and out_cut */
+    int turn;        /* of out_u and out_d */
     float max, rate; /* weight = 2^((l - max) rate) */
 };
 
@@ -219,16 +219,17 @@ template <bool cluster> static __device__ double sum_ranks(struct part<cluster> 
     return all;
 }
 
-/* Everyone gets the cut that rank 0's thread 0 has; its list is empty again. */
+/* Everyone gets the cut that rank 0's thread 0 has; its list is empty again: emptied when all have read how long it is,
+ * and before any of them appends. */
 template <bool cluster> static __device__ struct cut tell_cut(struct part<cluster> &p, struct cut c)
 {
     if (p.rank == 0 && threadIdx.x == 0)
-        p.s->out_cut[p.turn] = c;
+        p.s->out_cut = c;
     sync_all<cluster>();
     if (p.rank == 0 && threadIdx.x == 0)
         p.s->n_list = 0;
-    c = *of_rank<cluster>(&p.s->out_cut[p.turn], 0);
-    p.turn ^= 1;
+    c = *of_rank<cluster>(&p.s->out_cut, 0);
+    sync_all<cluster>();
     return c;
 }
 

@@ -43,7 +43,8 @@ sanitize() {
         echo "ok      $tool $(basename "$program") $((SECONDS - start)) s: $(grep SUMMARY "$log" | tail -n 1)"
     else # in one write, whole beside others
         echo "FAILED  $tool $(basename "$program") $((SECONDS - start)) s, rc $rc, races in kernels of our own: $ours
-$(grep -E "^=========|:[EF]:" "$log" | grep -vE "$library" | head -n 30 | cut -c 1-120)"
+$(grep -E "^========= [^ ]|:[EF]:" "$log" | grep -vE "$library" | head -n 30 | cut -c 1-160)
+$(grep -v "^=========" "$log" | tail -n 5 | cut -c 1-300)"
     fi
 }
 

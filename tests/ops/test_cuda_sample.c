@@ -496,7 +496,41 @@ START_TEST(test_draws_come_with_the_end_of_their_step)
 }
 END_TEST
 
+/* The list of a row is emptied between two uses, while its CTAs go on: with every row of a full card doing that, call
+ * after call, none may miss a token. */
+START_TEST(test_the_best_are_listed_whole_in_every_call)
+{
+    const struct backend_ops *ops = ops_cuda("the_best_are_listed_whole_in_every_call");
+    struct ops_rng r = {unit_seed("the_best_are_listed_whole_in_every_call")};
+    const struct ops_dev d = {.ops = ops, .name = "cuda", .be = ops ? open_wide(ops, NULL) : NULL};
+    const struct sample_seen seen = {0, 1};
+    static float logits[ROWS * V], scratch[2 * V];
+    static struct sample_out want[ROWS], got[ROWS];
+    struct sample_row rows[ROWS];
+    for (int32_t i = 0; i < ROWS; i++) {
+        for (int32_t k = 0; k < V; k++)
+            logits[i * V + k] = ops_gauss(&r);
+        rows[i] = greedy;
+        rows[i].presence = 0.1f; /* not a row for the stream */
+        rows[i].seen = &seen;
+        rows[i].n_seen = 1;
+        rows[i].n_logprobs = SAMPLE_TOP_MAX;
+        sample_row_cpu_after(logits + (size_t)i * V, V, &rows[i], -1, &want[i], scratch);
+    }
+    for (int call = 0; ops && call < (ops_small() ? 3 : 1000); call++) {
+        ops_sample(&d, logits, V, rows, got, ROWS);
+        for (int32_t i = 0; i < ROWS; i++) {
+            ck_assert_int_eq(got[i].n_top, SAMPLE_TOP_MAX);
+            for (int32_t k = 0; k < SAMPLE_TOP_MAX; k++)
+                ck_assert_int_eq(got[i].top[k].id, want[i].top[k].id);
+        }
+    }
+    if (ops)
+        ops->close(d.be);
+}
+END_TEST
+
 UNIT_MAIN("cuda_sample", test_the_card_chooses_what_the_cpu_chooses, test_cards_without_clusters_choose_the_same,
           test_a_masked_token_never_comes, test_draws_follow_the_distribution,
           test_what_the_call_before_chose_is_penalised, test_a_row_that_follows_a_draw_embeds_its_token,
-          test_draws_come_with_the_end_of_their_step)
+          test_draws_come_with_the_end_of_their_step, test_the_best_are_listed_whole_in_every_call)

@@ -10,6 +10,7 @@
 
 #include "engine/base/err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +22,7 @@ struct aio_req {
     int fd;
     void *buf;
     uint64_t bytes, off;
+    bool copied; /* reading this file is copying memory: io_uring's workers do it side by side, not who submits it */
     void *owner; /* the caller's */
     /* set by reap */
     int result; /* 0 or -errno; -EIO for a file that ends too soon */

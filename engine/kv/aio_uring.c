@@ -6,6 +6,9 @@
  * The attached memory is registered piece by piece, each when a request first lies in it: the kernel then need not find
  * and hold its pages for each request, which is most of a request's CPU time. What can't be registered (old kernels, a
  * limit on locked memory), or lies across two pieces, goes without.
+ *
+ * A read that waits for nothing, as of tmpfs, would be made by submit, or all of them one after the other by one worker
+ * of the kernel, which starts another one when the first sleeps. IOSQE_ASYNC starts one for each that is under way.
  */
 #include "engine/kv/aio.h"
 
@@ -86,6 +89,8 @@ static int queue(struct aio_uring *u, struct aio_req *r)
         io_uring_prep_write(s, r->fd, at, n, r->off + r->done);
     else
         io_uring_prep_fsync(s, r->fd, IORING_FSYNC_DATASYNC);
+    if (r->op == AIO_READ && r->copied)
+        io_uring_sqe_set_flags(s, IOSQE_ASYNC);
     io_uring_sqe_set_data(s, r);
     int ret;
     do

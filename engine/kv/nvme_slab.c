@@ -3,6 +3,7 @@
 
 #include "engine/base/log.h"
 #include "engine/base/sys.h"
+#include "engine/kv/entry.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -26,6 +27,14 @@ static int open_direct(struct nvme_slab *s, const char *path)
     return s->fd < 0 ? -errno : 0;
 }
 
+/* A file system that can't say "it would wait" waits for nothing when it reads: its files are memory. */
+static bool never_waits(int fd)
+{
+    static uint8_t bytes[ENTRY_SECTOR] __attribute__((aligned(ENTRY_SECTOR)));
+    struct iovec v = {bytes, sizeof bytes};
+    return sys.preadv2(fd, &v, 1, 0, RWF_NOWAIT) < 0 && errno == EOPNOTSUPP;
+}
+
 int nvme_slab_open(struct nvme_slab *s, const struct nvme_dir *d, const char *name, uint64_t slot_bytes,
                    uint32_t max_slots, struct err *e)
 {
@@ -39,6 +48,7 @@ int nvme_slab_open(struct nvme_slab *s, const struct nvme_dir *d, const char *na
     if (ret == 0 && (sys.fstat(s->fd, &st) != 0 || sys.fchmod(s->fd, 0600) != 0))
         ret = -errno;
     if (ret == 0) {
+        s->copied = !s->direct || never_waits(s->fd);
         uint64_t n = (uint64_t)st.st_size / slot_bytes;
         s->n_slots = n < max_slots ? (uint32_t)n : max_slots;
         if ((uint64_t)st.st_size > (uint64_t)max_slots * slot_bytes &&

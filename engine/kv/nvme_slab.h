@@ -12,6 +12,7 @@
 struct nvme_slab {
     int fd;
     bool direct; /* O_DIRECT */
+    bool copied; /* aio_req.copied */
     uint64_t slot_bytes;
     uint32_t n_slots, max_slots; /* in the file; that it may have */
     uint32_t n_free;

@@ -251,6 +251,7 @@ static int nvme_submit(struct tier *tier, struct tier_move *m)
                                .buf = m->mem,
                                .bytes = t->shape.slot_bytes,
                                .off = nvme_slab_offset(&d->slab, (int32_t)op->local),
+                               .copied = d->slab.copied,
                                .owner = op};
     m->submitted_ns = sys.now_ns();
     if (aio_submit(t->aio, &op->req) != 0)

@@ -320,6 +320,80 @@ START_TEST(test_aio_goes_on_where_a_transfer_stopped)
 }
 END_TEST
 
+static ssize_t no_nowait(int fd, const struct iovec *v, int n, off_t off, int flags)
+{
+    errno = EOPNOTSUPP;
+    return -1;
+}
+
+static ssize_t has_nowait(int fd, const struct iovec *v, int n, off_t off, int flags)
+{
+    return 0;
+}
+
+/* Threads of this process that io_uring has made. */
+static int n_uring_workers(void)
+{
+    char path[300], name[32];
+    int n = 0;
+    DIR *d = opendir("/proc/self/task");
+    ck_assert_ptr_nonnull(d);
+    for (struct dirent *f; (f = readdir(d));) {
+        snprintf(path, sizeof path, "/proc/self/task/%s/comm", f->d_name);
+        FILE *comm = fopen(path, "r");
+        n += comm && fgets(name, sizeof name, comm) && strncmp(name, "iou-wrk", 7) == 0;
+        if (comm)
+            fclose(comm);
+    }
+    closedir(d);
+    return n;
+}
+
+static bool slab_is_copied(ssize_t (*preadv2)(int, const struct iovec *, int, off_t, int))
+{
+    struct nvme_dir d;
+    struct nvme_slab s;
+    struct err e = {0};
+    snprintf(d.path, sizeof d.path, "%s", rig_dir());
+    real = sys;
+    sys.preadv2 = preadv2;
+    ck_assert_msg(nvme_slab_open(&s, &d, "kv1-x.slab", BLOCK, 4, &e) == 0, "%s", e.text);
+    sys = real;
+    bool copied = s.copied || !s.direct;
+    nvme_slab_close(&s);
+    return copied;
+}
+
+START_TEST(test_nvme_has_workers_copy_what_a_file_system_has_in_memory)
+{
+    struct tier_nvme_opts o = {
+        .dirs = rig_dir(), .bytes = 16 * BLOCK, .shape = shape, .aio = {.kind = AIO_URING, .bell = -1}};
+    struct tier *t;
+    struct err e = {0};
+    log_set_level(LOG_ERROR);
+    ck_assert(slab_is_copied(no_nowait));
+    if (slab_is_copied(has_nowait))
+        printf("SKIP slab that is not copied: no O_DIRECT in %s\n", rig_dir());
+    real = sys;
+    sys.preadv2 = no_nowait;
+    ck_assert_int_eq(hash_init_library(), 0);
+    int ret = tier_nvme_open(&t, &o, &e);
+    sys = real;
+    if (ret == -ENOSYS) {
+        printf("SKIP reads by io_uring's workers: %s\n", e.text);
+        return;
+    }
+    ck_assert_msg(ret == 0, "%s", e.text);
+    struct tier_move m = {.op = TIER_READ, .slot = tier_ops(t)->take(t, 0), .mem = payload};
+    ck_assert_int_eq(tier_ops(t)->submit(t, &m), 0);
+    while (!tier_ops(t)->reap(t))
+        sched_yield();
+    ck_assert_int_eq(m.result, 0);
+    ck_assert_int_eq(n_uring_workers(), 1);
+    tier_close(t);
+}
+END_TEST
+
 static sem_t begun, may_end;
 static char order[8];
 static int n_order;
@@ -534,7 +608,8 @@ UNIT_MAIN("nvme", test_nvme_fills_its_bytes_and_never_takes_one_more, test_nvme_
           test_nvme_uses_no_slot_again_that_could_not_be_written,
           test_nvme_is_durable_when_every_file_is_synced_and_not_before,
           test_nvme_flushes_again_for_a_write_that_ends_while_a_flush_is_under_way,
-          test_aio_goes_on_where_a_transfer_stopped, test_aio_reads_go_before_writes_that_wait,
-          test_kv_check_sees_each_kind_of_damage, test_nvme_files_are_the_owners_alone_also_when_they_were_not,
+          test_aio_goes_on_where_a_transfer_stopped, test_nvme_has_workers_copy_what_a_file_system_has_in_memory,
+          test_aio_reads_go_before_writes_that_wait, test_kv_check_sees_each_kind_of_damage,
+          test_nvme_files_are_the_owners_alone_also_when_they_were_not,
           test_kv_purge_overwrites_what_is_ours_and_leaves_the_rest,
           test_writes_pause_after_a_failure_and_go_on_after_it)

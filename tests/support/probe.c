@@ -4,6 +4,7 @@
 #include "engine/base/sys.h"
 #include "engine/kv/aio.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -16,6 +17,7 @@
 #include <sys/resource.h>
 
 #define MOST_READERS 64
+#define MEMORY       (256ull << 20) /* more than caches hold: blocks that are loaded go to memory, too */
 
 static double cpu_now(void)
 {
@@ -54,18 +56,18 @@ struct reading {
     uint64_t bytes, unit;
     _Atomic uint64_t next;
     atomic_bool failed;
-    uint8_t *memory; /* [depth][unit] */
-    atomic_uint n_readers;
+    uint8_t *memory; /* [n_units][unit] */
+    uint64_t n_units;
 };
 
 static void *reader(void *arg)
 {
     struct reading *r = arg;
-    uint8_t *mine = r->memory + atomic_fetch_add(&r->n_readers, 1) * r->unit;
     for (uint64_t at; (at = atomic_fetch_add(&r->next, r->unit)) < r->bytes;) {
         uint64_t n = r->bytes - at < r->unit ? r->bytes - at : r->unit;
+        uint8_t *to = r->memory + at / r->unit % r->n_units * r->unit;
         for (uint64_t done = 0; done < n;) {
-            ssize_t got = sys.pread(r->fd, mine + done, n - done, (off_t)(at + done));
+            ssize_t got = sys.pread(r->fd, to + done, n - done, (off_t)(at + done));
             if (got <= 0) {
                 r->failed = true;
                 return NULL;
@@ -77,11 +79,10 @@ static void *reader(void *arg)
 }
 
 /* By threads that read. */
-static struct probe_time by_threads(int fd, uint8_t *memory, uint64_t bytes, uint64_t unit, uint32_t depth)
+static struct probe_time by_threads(struct reading r, uint32_t depth)
 {
     pthread_t threads[MOST_READERS];
     uint32_t n = 0;
-    struct reading r = {.fd = fd, .bytes = bytes, .unit = unit, .memory = memory};
     struct probe_time begin = probe_begin();
     while (n < depth && pthread_create(&threads[n], NULL, reader, &r) == 0)
         n++;
@@ -99,7 +100,7 @@ static void sleep_on(int bell)
 }
 
 /* By one thread with io_uring. */
-static struct probe_time by_ring(int fd, uint8_t *memory, uint64_t bytes, uint64_t unit, uint32_t depth)
+static struct probe_time by_ring(struct reading r, uint32_t depth)
 {
     struct aio_req reqs[MOST_READERS] = {0};
     struct aio *a;
@@ -108,23 +109,24 @@ static struct probe_time by_ring(int fd, uint8_t *memory, uint64_t bytes, uint64
     bool opened = aio_open(&a, &(struct aio_opts){.kind = AIO_URING, .depth = depth, .bell = bell}, &e) == 0;
     bool failed = !opened;
     struct probe_time begin = probe_begin();
-    for (uint64_t sent = 0, got = 0; !failed && got < bytes;) {
-        for (uint32_t i = 0; i < depth && sent < bytes; i++) {
+    for (uint64_t sent = 0, got = 0; !failed && got < r.bytes;) {
+        for (uint32_t i = 0; i < depth && sent < r.bytes; i++) {
             if (reqs[i].owner)
                 continue;
-            uint64_t n = bytes - sent < unit ? bytes - sent : unit;
+            uint64_t n = r.bytes - sent < r.unit ? r.bytes - sent : r.unit;
+            uint8_t *to = r.memory + sent / r.unit % r.n_units * r.unit;
             reqs[i] = (struct aio_req){
-                .op = AIO_READ, .fd = fd, .buf = memory + i * unit, .bytes = n, .off = sent, .owner = &reqs[i]};
+                .op = AIO_READ, .fd = r.fd, .buf = to, .bytes = n, .off = sent, .owner = &reqs[i]};
             failed |= aio_submit(a, &reqs[i]) != 0;
             sent += n;
         }
-        struct aio_req *r = aio_reap(a);
-        if (!r)
+        struct aio_req *came = aio_reap(a);
+        if (!came)
             sleep_on(bell);
-        for (; r; r = r->next) {
-            failed |= r->result != 0;
-            got += r->bytes;
-            r->owner = NULL;
+        for (; came; came = came->next) {
+            failed |= came->result != 0;
+            got += came->bytes;
+            came->owner = NULL;
         }
     }
     struct probe_time spent = probe_end(begin);
@@ -140,13 +142,15 @@ struct probe_time probe_read(const char *path, uint64_t bytes, uint64_t unit, ui
     int fd = sys.open(path, O_RDONLY | O_DIRECT, 0);
     if (fd < 0 && errno == EINVAL)
         fd = sys.open(path, O_RDONLY, 0);
-    void *p = sys.mmap(NULL, depth * unit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert(depth * unit <= MEMORY);
+    void *p = sys.mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (fd < 0 || p == MAP_FAILED)
         return cannot;
-    sys.madvise(p, depth * unit, MADV_HUGEPAGE);
-    memset(p, 1, depth * unit);
-    struct probe_time a = by_threads(fd, p, bytes, unit, depth), b = by_ring(fd, p, bytes, unit, depth);
-    sys.munmap(p, depth * unit);
+    sys.madvise(p, MEMORY, MADV_HUGEPAGE);
+    memset(p, 1, MEMORY);
+    struct reading r = {.fd = fd, .bytes = bytes, .unit = unit, .memory = p, .n_units = MEMORY / unit};
+    struct probe_time a = by_threads(r, depth), b = by_ring(r, depth);
+    sys.munmap(p, MEMORY);
     sys.close(fd);
     return b.seconds > 0 && (a.seconds < 0 || b.seconds < a.seconds) ? b : a;
 }

@@ -17,7 +17,7 @@ struct probe_time probe_median(struct probe_time *t, int n);
 
 /* Read the first `bytes` of a file in pieces of `unit` (a multiple of 4096), `depth` at a time, as a program would that
  * does nothing else, O_DIRECT where the file system has it: by threads with pread, then by io_uring; the faster of the
- * two counts. Negative seconds: it can't be read. */
+ * two counts. They go round 256 MiB of memory. Negative seconds: it can't be read. */
 struct probe_time probe_read(const char *path, uint64_t bytes, uint64_t unit, uint32_t depth);
 
 #endif

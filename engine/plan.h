@@ -1,7 +1,8 @@
 /* plan - what one step does, as plain data: the scheduler's answer, testable without a model.
  *
- * A run is a stretch of one sequence's positions to compute; sequences are named by slot. A cluster's rank 0 can send
- * the whole struct to the others. Arrays are owned by the scheduler and valid until the next sched_step.
+ * A run is a stretch of one sequence's positions to compute; sequences are named by slot. One that has holes has
+ * several runs, in the order of their positions, one behind the other. A cluster's rank 0 can send the whole struct to
+ * the others. Arrays are owned by the scheduler and valid until the next sched_step.
  */
 #ifndef HEARTH_ENGINE_PLAN_H
 #define HEARTH_ENGINE_PLAN_H

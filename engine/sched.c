@@ -316,26 +316,48 @@ static uint64_t least_of(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+struct share {                      /* of a step, for one sequence */
+    uint32_t rows, most_rows, runs; /* most_rows: for the oldest, whatever its share is */
+    double ns;
+    bool oldest;
+};
+
+/* Rows of q within its share: its next absent run, and those behind it. A hole is a block, and a step of so few rows
+ * costs nearly as much as one of many; each layer has written the KV of all rows before it reads any. */
+static uint32_t plan_prefill(struct sched *s, struct seq *q, struct share *h)
+{
+    uint32_t all = 0;
+    for (uint64_t begin, end; h->runs > 0 && table_next_absent(&q->table, q->n_known, &begin, &end); h->runs--) {
+        uint32_t most = (uint32_t)least_of(end - begin, h->rows - least_of(all, h->rows));
+        uint32_t rows = budget_rows(&s->budget, begin, most, h->ns);
+        uint32_t floor = (uint32_t)least_of(least_of(end - begin, h->most_rows), SCHED_MIN_CHUNK);
+        if (rows < floor)
+            rows = h->oldest && all == 0 ? floor : 0;
+        if (rows == 0)
+            break;
+        h->ns -= budget_cost(&s->budget, begin, rows);
+        add_run(s, q, begin, rows);
+        all += rows;
+        if (begin + rows < end)
+            break;
+    }
+    return all;
+}
+
 static void plan_prefills(struct sched *s)
 {
     struct seq *oldest;
     uint32_t n = collect_prefills(s, &oldest), rows_left = s->limits.max_rows - s->plan.n_rows;
     double left = s->limits.step_ns - budget_predict(&s->budget, s->plan.n_rows, s->plan.pairs);
     for (uint32_t i = 0; i < n; i++) {
-        struct seq *q = s->prefill[i];
-        uint64_t begin, end;
-        table_next_absent(&q->table, q->n_known, &begin, &end);
-        uint32_t most = (uint32_t)least_of(end - begin, rows_left);
-        uint32_t share = (uint32_t)least_of(most, (rows_left + n - i - 1) / (n - i));
-        uint32_t rows = budget_rows(&s->budget, begin, share, left / (n - i));
-        uint32_t floor = (uint32_t)least_of(most, SCHED_MIN_CHUNK);
-        if (rows < floor)
-            rows = q == oldest ? floor : 0;
-        if (rows == 0)
-            continue;
-        left -= budget_cost(&s->budget, begin, rows);
-        add_run(s, q, begin, rows);
-        rows_left -= rows;
+        struct share h = {.rows = (rows_left + n - i - 1) / (n - i),
+                          .most_rows = rows_left,
+                          .runs = s->limits.max_seqs - s->plan.n_runs - (n - i - 1), /* each has one */
+                          .ns = left / (n - i),
+                          .oldest = s->prefill[i] == oldest};
+        double ns = h.ns;
+        rows_left -= plan_prefill(s, s->prefill[i], &h);
+        left -= ns - h.ns;
     }
 }
 

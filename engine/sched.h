@@ -5,7 +5,8 @@
  *      latest arrival) is preempted: it gives its blocks back, keeps its tokens and waits at its old place. Swap or
  *      recompute is a question of cost (kvcache_swap), and of each block.
  *   2. What is left of step_ms (by the cost model, budget.h) goes to prefill. Several prompts share it: equal shares of
- *      time, shortest remaining first, what one does not need flows on. The oldest always gets SCHED_MIN_CHUNK rows.
+ *      time, shortest remaining first, what one does not need flows on. The oldest always gets SCHED_MIN_CHUNK rows. A
+ *      share goes to all holes of a sequence that it suffices for, up to the first block that is being loaded.
  *   3. Waiting sequences are admitted in order while there are slots, and blocks for all their known tokens, leaving
  * one spare block for each running sequence. The first that does not fit holds the queue: nobody starves. So the oldest
  * of the highest priority always finishes: in the end it runs alone, and its need fits the pool.

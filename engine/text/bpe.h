@@ -4,9 +4,8 @@
  * the leftmost) becomes one symbol, until no rule fits. Symbols are a linked list, candidate pairs a heap of
  * (rank, position) that may hold outdated entries, seen and dropped when popped: O(n log n) for a piece of n bytes, 32
  * to 48 bytes of scratch per byte, no recursion. Ids equal those of Hugging Face `tokenizers` for any rules, also such
- * as no training makes. Words come again: from the KNOWN_FROMth piece of a call on, short pieces are looked up in a
- * table of those before, which holds what fell into each slot last and costs no more than its look-up where none is
- * found. Immutable after open, MT-safe; the scratch belongs to one call.
+ * as no training makes. Words come again: from its 64th piece on a call keeps what short pieces gave, in a table where
+ * a slot has the last one. Immutable after open, MT-safe; the scratch belongs to one call.
  */
 #ifndef HEARTH_TEXT_BPE_H
 #define HEARTH_TEXT_BPE_H

@@ -214,6 +214,94 @@ START_TEST(test_sched_moves_the_oldest_prompt_even_when_there_is_no_time)
 }
 END_TEST
 
+/* A prompt of n blocks and a token, admitted; every block is there but each fourth, the first of them block 1. */
+static struct seq *with_holes(struct sched *s, int at, uint32_t n)
+{
+    static int32_t ids[64 * BT + 1];
+    requests[at] = (struct request){
+        .id = (uint64_t)at + 1, .order = (uint64_t)at + 1, .n = 1, .n_prompt = n * BT + 1, .max_tokens = 1};
+    struct seq *q = seqs[at] = seq_open(&requests[at], 0, ids, NULL, 0, BT);
+    ck_assert_ptr_nonnull(q);
+    ck_assert_int_eq(sched_add(s, q), 0);
+    ck_assert_ptr_nonnull(sched_step(s, 1)); /* lets it in, and computes block 0 */
+    ck_assert_uint_eq(q->table.n, n + 1);
+    for (uint32_t i = 1; i < n; i++)
+        q->table.blocks[i] = (struct table_block){q->table.blocks[i].id, i % 4 == 1 ? 0 : BT,
+                                                  i % 4 == 1 ? TABLE_ABSENT : TABLE_READY};
+    return q;
+}
+
+START_TEST(test_sched_computes_all_holes_that_a_step_has_room_for)
+{
+    struct kvcache kv;
+    struct sched s;
+    struct sched_limits limits = {.max_seqs = 6, .max_rows = BT, .step_ns = 1e12};
+    ck_assert_int_eq(hash_init_library(), 0);
+    ck_assert_int_eq(kvcache_open(&kv, 60, BT, false, NULL), 0);
+    ck_assert_int_eq(sched_open(&s, &limits, &kv), 0);
+    struct seq *q = with_holes(&s, 0, 40); /* 10 holes: blocks 1, 5, 9 ... 37, and what follows them */
+    s.limits.max_rows = 2 * BT + 5;
+    const struct plan *p = sched_step(&s, 2); /* no scraps: 5 rows more would be a run of their own */
+    ck_assert_uint_eq(p->n_runs, 2);
+    for (uint32_t i = 0; i < 2; i++) {
+        ck_assert_uint_eq(p->runs[i].begin, (1 + 4 * i) * BT);
+        ck_assert_uint_eq(p->runs[i].n_rows, BT);
+        ck_assert_uint_eq(p->runs[i].n_draws, 0);
+    }
+    s.limits.max_rows = 100 * BT;
+    q->table.blocks[17] = (struct table_block){q->table.blocks[17].id, 0, TABLE_LOADING};
+    p = sched_step(&s, 3); /* what lies behind that may not be computed before it is there */
+    ck_assert_uint_eq(p->n_runs, 2);
+    ck_assert_uint_eq(p->runs[0].begin, 9 * BT);
+    ck_assert_uint_eq(p->runs[1].begin, 13 * BT);
+    q->table.blocks[17] = (struct table_block){q->table.blocks[17].id, BT, TABLE_READY};
+    p = sched_step(&s, 4);
+    ck_assert_uint_eq(p->n_runs, 6); /* as many as a step takes sequences, and the last token */
+    ck_assert_uint_eq(p->runs[5].begin, 40 * BT);
+    for (uint32_t i = 0; i < 5; i++)
+        ck_assert_uint_eq(p->runs[i].begin, (21 + 4 * i) * BT);
+    ck_assert_uint_eq(p->runs[5].n_rows, 1);
+    ck_assert_uint_eq(p->runs[5].n_draws, 1);
+    ck_assert_uint_eq(p->n_draws, 1);
+    ck_assert_uint_eq(p->n_rows, 5 * BT + 1);
+    remove_one(&s, 0);
+    sched_close(&s);
+    kvcache_close(&kv);
+}
+END_TEST
+
+START_TEST(test_sched_leaves_each_prompt_its_share_of_a_step_beside_holes)
+{
+    struct kvcache kv;
+    struct sched s;
+    struct sched_limits limits = {.max_seqs = 4, .max_rows = BT, .step_ns = 1e12};
+    ck_assert_int_eq(hash_init_library(), 0);
+    ck_assert_int_eq(kvcache_open(&kv, 100, BT, false, NULL), 0);
+    ck_assert_int_eq(sched_open(&s, &limits, &kv), 0);
+    struct seq *q = with_holes(&s, 0, 40);
+    int32_t ids[50 * BT] = {0};
+    requests[1] = (struct request){.id = 2, .order = 2, .n = 1, .n_prompt = 50 * BT, .max_tokens = 1};
+    seqs[1] = seq_open(&requests[1], 0, ids, NULL, 0, BT);
+    ck_assert_int_eq(sched_add(&s, seqs[1]), 0);
+    s.limits.max_rows = 4 * BT;
+    const struct plan *p = sched_step(&s, 2); /* half of the rows for each */
+    ck_assert_uint_eq(p->n_runs, 3);
+    for (uint32_t i = 0; i < 3; i++)
+        ck_assert_ptr_eq(s.slots[p->runs[i].slot], i < 2 ? q : seqs[1]);
+    ck_assert_uint_eq(p->runs[2].n_rows, 2 * BT);
+    s.limits.max_rows = 40 * BT;
+    p = sched_step(&s, 3); /* many rows, but runs for as many sequences as fit: the last is the other's */
+    ck_assert_uint_eq(p->n_runs, 4);
+    ck_assert_ptr_eq(s.slots[p->runs[2].slot], q);
+    ck_assert_ptr_eq(s.slots[p->runs[3].slot], seqs[1]);
+    ck_assert_uint_eq(p->n_rows, 3 * BT + 37 * BT);
+    remove_one(&s, 0);
+    remove_one(&s, 1);
+    sched_close(&s);
+    kvcache_close(&kv);
+}
+END_TEST
+
 /* Told here without the scheduler's own comparison: the highest priority first, of one priority the oldest. */
 START_TEST(test_sched_admits_by_priority_then_by_age)
 {
@@ -323,5 +411,7 @@ START_TEST(test_sched_budget_sees_that_rows_are_cheap_together)
 END_TEST
 
 UNIT_MAIN("sched", test_sched_keeps_its_rules, test_sched_moves_the_oldest_prompt_even_when_there_is_no_time,
-          test_sched_admits_by_priority_then_by_age, test_sched_admits_a_prompt_that_needs_the_whole_pool,
-          test_sched_budget_learns_a_machine, test_sched_budget_sees_that_rows_are_cheap_together)
+          test_sched_computes_all_holes_that_a_step_has_room_for,
+          test_sched_leaves_each_prompt_its_share_of_a_step_beside_holes, test_sched_admits_by_priority_then_by_age,
+          test_sched_admits_a_prompt_that_needs_the_whole_pool, test_sched_budget_learns_a_machine,
+          test_sched_budget_sees_that_rows_are_cheap_together)

@@ -34,7 +34,7 @@ START_TEST(test_engine_frees_everything_when_requests_are_cancelled)
                                               .n_blocks = 40,
                                               .n_requests = 1500,
                                               .cancels = true,
-                                              .least_cached = 1000,
+                                              .least_cached = 400,
                                               .least_preempted = 20});
 }
 END_TEST

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -144,6 +145,11 @@ int nvme_index_open(struct nvme_index *x, const struct nvme_dir *d, const char *
         goto fail;
     }
     x->entries = (struct kv_entry *)(void *)((uint8_t *)p + ENTRY_SECTOR);
+    x->there = calloc(n_slots, sizeof *x->there);
+    if (!x->there) {
+        ret = err_set(e, ENOMEM, "%s: out of memory", path);
+        goto fail;
+    }
     if (x->bytes >= HUGE_PAGE)
         sys.madvise(p, x->bytes, MADV_HUGEPAGE); /* advice: that it is refused changes nothing */
     bool old = read_header(x, shape, path);
@@ -152,6 +158,7 @@ int nvme_index_open(struct nvme_index *x, const struct nvme_dir *d, const char *
     struct nvme_scan_opts scan = {.fd = x->fd,
                                   .off = ENTRY_SECTOR,
                                   .entries = x->entries,
+                                  .there = x->there,
                                   .n_slots = n_slots,
                                   .n_there = n_there,
                                   .block_tokens = shape->block_tokens,
@@ -180,6 +187,7 @@ void nvme_index_close(struct nvme_index *x)
     nvme_scan_end(x->scan);
     if (x->entries)
         sys.munmap(header_of(x), x->bytes);
+    free(x->there);
     if (x->fd >= 0)
         sys.close(x->fd);
     *x = (struct nvme_index){.fd = -1};
@@ -192,7 +200,7 @@ const struct kv_entry *nvme_index_get(const struct nvme_index *x, uint32_t slot)
     assert(slot < x->n_slots);
     if (x->scan)
         nvme_scan_wait(x->scan, slot);
-    return x->entries[slot].magic ? &x->entries[slot] : NULL;
+    return x->there[slot] ? &x->entries[slot] : NULL;
 }
 
 void nvme_index_put(struct nvme_index *x, uint32_t slot, const struct kv_entry *e)
@@ -200,12 +208,14 @@ void nvme_index_put(struct nvme_index *x, uint32_t slot, const struct kv_entry *
     assert(slot < x->n_slots && !x->scan);
     x->entries[slot] = *e;
     entry_close(&x->entries[slot]);
+    x->there[slot] = true;
 }
 
 void nvme_index_clear(struct nvme_index *x, uint32_t slot)
 {
     assert(slot < x->n_slots && !x->scan);
     memset(&x->entries[slot], 0, sizeof *x->entries);
+    x->there[slot] = false;
 }
 
 uint64_t nvme_index_copy(const struct nvme_index *x, uint32_t sector, void *out)

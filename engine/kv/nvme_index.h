@@ -30,6 +30,7 @@ struct nvme_index {
     int fd;
     uint32_t n_slots; /* entries */
     struct kv_entry *entries;
+    bool *there;            /* [n_slots] there is an entry: one look does not fetch it from memory */
     size_t bytes;           /* of the mapping */
     struct nvme_scan *scan; /* not over yet; NULL: memory is the truth */
     uint32_t n_damaged;     /* entries that were not whole at open; known once it is settled */

@@ -63,7 +63,8 @@ static uint32_t keep_valid(struct nvme_scan *s, uint32_t from, uint32_t n)
     uint32_t n_damaged = 0;
     for (uint32_t i = from; i < from + n; i++) {
         struct kv_entry *e = &s->o.entries[i];
-        if (i < s->o.n_there && entry_valid(e, s->o.block_tokens, s->o.format))
+        s->o.there[i] = i < s->o.n_there && entry_valid(e, s->o.block_tokens, s->o.format);
+        if (s->o.there[i])
             continue;
         n_damaged += !all_zero(e);
         memset(e, 0, sizeof *e);

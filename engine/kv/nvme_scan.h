@@ -16,6 +16,7 @@ struct nvme_scan_opts {
     int fd;
     uint64_t off;             /* of the first entry in the file; a multiple of ENTRY_SECTOR */
     struct kv_entry *entries; /* [n_slots], up to a whole sector, zero; TIER_ALIGN-aligned */
+    bool *there;              /* [n_slots] false; true where an entry is whole */
     uint32_t n_slots;
     uint32_t n_there; /* slots that the slab has room for */
     uint32_t block_tokens, format;

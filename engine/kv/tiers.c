@@ -141,12 +141,12 @@ static int open_tables(struct tiers *t)
     t->n_items = (uint32_t)n;
     t->mask = n_buckets - 1;
     t->items = large_calloc(n, sizeof *t->items);
-    t->tags = large_calloc(n, sizeof *t->tags);
+    t->links = large_calloc(n, sizeof *t->links);
     t->buckets = large_calloc(n_buckets, sizeof *t->buckets);
     t->dram_item = malloc((n_dram + 1) * sizeof *t->dram_item);
     t->nvme_item = malloc((n_nvme + 1) * sizeof *t->nvme_item);
     t->dram_entries = calloc(n_dram, sizeof *t->dram_entries);
-    if (!t->items || !t->tags || !t->buckets || !t->dram_item || !t->nvme_item || !t->dram_entries ||
+    if (!t->items || !t->links || !t->buckets || !t->dram_item || !t->nvme_item || !t->dram_entries ||
         evict_open(&t->in_dram, n_dram, t->o.returns) != 0 ||
         evict_open(&t->in_nvme, n_nvme ? n_nvme : 1, t->o.returns) != 0)
         return -ENOMEM;
@@ -203,7 +203,7 @@ void tiers_close(struct tiers *t)
     evict_close(t->in_nvme);
     tier_dram_close(&t->dram);
     free(t->items);
-    free(t->tags);
+    free(t->links);
     free(t->buckets);
     free(t->dram_item);
     free(t->nvme_item);
@@ -233,7 +233,7 @@ void tiers_check(const struct tiers *t)
         nvme += i->in_nvme == COPY_READY;
     }
     for (uint32_t b = 0; b <= t->mask; b++)
-        for (int32_t at = t->buckets[b]; at != NONE; at = t->items[at].chain)
+        for (int32_t at = t->buckets[b]; at != NONE; at = t->links[at].next)
             chained++;
     assert(used == t->n_used && chained == used && dram == t->dram.n_slots - t->dram.n_free);
     assert(nvme == t->stats.nvme_used);

@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define AHEAD 16 /* a power of 2 */
 
@@ -28,7 +29,9 @@ struct finding {
         int32_t slot;
         const struct kv_entry *entry;
     } soon[AHEAD];
-    uint32_t n_seen;
+    int32_t
+        held[AHEAD]; /* slots that were entered last, or NONE: with a child, which mostly comes next, it is no leaf */
+    uint32_t n_seen, n_held;
 };
 
 static int by_depth(const void *a, const void *b)
@@ -85,6 +88,15 @@ static const struct item *parent_of(const struct tiers *t, const struct finding 
     return tiers_parent(t, e);
 }
 
+/* Hold a slot, and let the one go that was held longest. */
+static void hold(struct tiers *t, struct finding *f, int32_t next)
+{
+    int32_t *slot = &f->held[f->n_held++ % AHEAD];
+    if (*slot != NONE && evict_state(t->in_nvme, *slot) == EVICT_HELD) /* else it was a twin, and is gone */
+        evict_release(t->in_nvme, *slot);
+    *slot = next;
+}
+
 static void enter(struct tiers *t, struct finding *f, int32_t slot, const struct kv_entry *e)
 {
     if (e->generation > t->generation)
@@ -99,10 +111,12 @@ static void enter(struct tiers *t, struct finding *f, int32_t slot, const struct
     i->in_nvme = COPY_FILLING;
     f->last = i;
     f->last_entry = e;
-    if (e->depth == 0 || (parent && parent->in_nvme == COPY_READY))
-        tiers_nvme_ready(t, i, parent);
-    else
+    if (e->depth == 0 || (parent && parent->in_nvme == COPY_READY)) {
+        tiers_nvme_held(t, i, parent);
+        hold(t, f, slot);
+    } else {
         f->early[f->n_early++] = (struct early){e->depth, tiers_id(t, i)};
+    }
 }
 
 static void enter_early(struct tiers *t, struct item *i)
@@ -121,7 +135,10 @@ static void see(struct tiers *t, struct finding *f, int32_t slot, const struct k
     if (!e)
         return;
     tiers_expect(t, &e->key);
-    for (size_t line = 0; line < 3; line++) /* what is read of an entry to come: another thread's core has it */
+    const struct kv_entry *halfway = f->soon[(at + AHEAD / 2) % AHEAD].entry;
+    if (halfway)
+        tiers_expect_soon(t, &halfway->key);
+    for (size_t line = 0; line < 2; line++) /* what is read of an entry to come: another thread's core has it */
         __builtin_prefetch((const uint8_t *)(e + AHEAD) + line * 64);
 }
 
@@ -130,6 +147,7 @@ int tiers_find_again(struct tiers *t)
     const struct tier_ops *ops = tier_ops(t->nvme);
     int32_t n_slots = tier_head(t->nvme)->n_slots;
     struct finding f = {.now_us = sys.now_ns() / 1000, .wall_us = (uint64_t)(sys.wall_s() + 1) * 1000000};
+    memset(f.held, 0xff, sizeof f.held);
     f.early = malloc(((size_t)n_slots + 1) * sizeof *f.early); /* pages that nobody needs are never touched */
     if (!f.early)
         return -ENOMEM;
@@ -140,6 +158,8 @@ int tiers_find_again(struct tiers *t)
     }
     for (int i = 0; i < AHEAD; i++)
         see(t, &f, 0, NULL);
+    for (int i = 0; i < AHEAD; i++)
+        hold(t, &f, NONE);
     if (ops->settle)
         ops->settle(t->nvme);
     qsort(f.early, f.n_early, sizeof *f.early, by_depth);

@@ -27,7 +27,6 @@
 enum copy_state { COPY_NONE, COPY_FILLING, COPY_READY };
 
 struct item {
-    int32_t chain;            /* next of its bucket, or of the free list */
     int32_t dram, nvme;       /* slots, or NONE */
     uint8_t in_dram, in_nvme; /* enum copy_state */
     bool used;                /* in the table */
@@ -42,6 +41,11 @@ struct item {
     struct tiers_worth worth;
     uint64_t keep_us[TIER_COUNT]; /* a session's wish; 0 = none */
     uint64_t used_us;
+};
+
+struct link {
+    uint32_t tag; /* of the key */
+    int32_t next; /* item of the same bucket, or of the free list */
 };
 
 struct queue { /* of items to write to NVMe */
@@ -80,7 +84,7 @@ struct tiers {
     /* contents */
     struct item *items;
     int32_t *buckets;
-    uint64_t *tags; /* [items] of their keys: most look-ups touch nothing else */
+    struct link *links; /* [items]: most look-ups touch nothing else */
     uint32_t mask, n_items, n_used;
     uint32_t n_touched;             /* items that have ever been used: memory behind them is not */
     int32_t free_item;              /* of those */
@@ -115,8 +119,9 @@ static inline int32_t tiers_id(const struct tiers *t, const struct item *i)
 /* Those whose key begins like this one, one after the other; NULL: no more. The caller compares what matters. */
 struct item *tiers_first(const struct tiers *t, const struct hash_key *key);
 struct item *tiers_next(const struct tiers *t, const struct item *i);
-/* The key will be looked up soon: its bucket is fetched meanwhile. */
+/* The key will be looked up: its bucket is fetched meanwhile; then, soon, what that points to. */
 void tiers_expect(const struct tiers *t, const struct hash_key *key);
+void tiers_expect_soon(const struct tiers *t, const struct hash_key *key);
 /* Of exactly this content; NULL: none. */
 struct item *tiers_item(const struct tiers *t, const struct kv_ident *who);
 /* A new item without copies for this key; NULL: none is free. Enter it by giving it a copy at once. */
@@ -150,8 +155,9 @@ void tiers_retire(struct tiers *t, struct item *i);
 /* The item of the block before, as far as its key tells: for the order of giving up, where a mistake costs little.
  * NULL: it is the first, or that one is not known. */
 struct item *tiers_parent(const struct tiers *t, const struct kv_entry *e);
-/* The copy is there; its parent as above. */
+/* The copy is there; its parent as above. held: the caller is to release its slot in evict. */
 void tiers_nvme_ready(struct tiers *t, struct item *i, const struct item *parent);
+void tiers_nvme_held(struct tiers *t, struct item *i, const struct item *parent);
 
 /* -- tiers_found.c */
 /* 0 or -ENOMEM. */

@@ -14,19 +14,19 @@ static int32_t *bucket_of(const struct tiers *t, const struct hash_key *key)
     return &t->buckets[h & t->mask];
 }
 
-static uint64_t tag_of(const struct hash_key *key)
+static uint32_t tag_of(const struct hash_key *key)
 {
-    uint64_t tag;
+    uint32_t tag;
     memcpy(&tag, key->b + 4, sizeof tag);
     return tag;
 }
 
 struct item *tiers_first(const struct tiers *t, const struct hash_key *key)
 {
-    uint64_t tag = tag_of(key);
+    uint32_t tag = tag_of(key);
     int32_t at = *bucket_of(t, key);
-    while (at != NONE && t->tags[at] != tag)
-        at = t->items[at].chain;
+    while (at != NONE && t->links[at].tag != tag)
+        at = t->links[at].next;
     return at == NONE ? NULL : &t->items[at];
 }
 
@@ -35,12 +35,19 @@ void tiers_expect(const struct tiers *t, const struct hash_key *key)
     __builtin_prefetch(bucket_of(t, key));
 }
 
+void tiers_expect_soon(const struct tiers *t, const struct hash_key *key)
+{
+    int32_t at = *bucket_of(t, key);
+    if (at != NONE)
+        __builtin_prefetch(&t->links[at]);
+}
+
 struct item *tiers_next(const struct tiers *t, const struct item *i)
 {
-    uint64_t tag = t->tags[tiers_id(t, i)];
-    int32_t at = i->chain;
-    while (at != NONE && t->tags[at] != tag)
-        at = t->items[at].chain;
+    const struct link *l = &t->links[tiers_id(t, i)];
+    int32_t at = l->next;
+    while (at != NONE && t->links[at].tag != l->tag)
+        at = t->links[at].next;
     return at == NONE ? NULL : &t->items[at];
 }
 
@@ -57,23 +64,22 @@ struct item *tiers_add(struct tiers *t, const struct hash_key *key)
     struct item *i;
     if (t->free_item != NONE) {
         i = &t->items[t->free_item];
-        t->free_item = i->chain;
+        t->free_item = t->links[t->free_item].next;
     } else if (t->n_touched < t->n_items) {
         i = &t->items[t->n_touched++];
     } else {
         return NULL;
     }
     int32_t *bucket = bucket_of(t, key);
-    *i = (struct item){.chain = *bucket,
-                       .dram = NONE,
+    *i = (struct item){.dram = NONE,
                        .nvme = NONE,
                        .used = true,
                        .generation = i->generation + 1,
                        .load = NONE,
                        .prev = NONE,
                        .next = NONE};
+    t->links[tiers_id(t, i)] = (struct link){tag_of(key), *bucket};
     *bucket = tiers_id(t, i);
-    t->tags[tiers_id(t, i)] = tag_of(key);
     t->n_used++;
     return i;
 }
@@ -83,10 +89,10 @@ void tiers_remove(struct tiers *t, struct item *i, const struct hash_key *key)
     assert(i->dram == NONE && i->nvme == NONE && !i->queued && i->load == NONE);
     int32_t *at = bucket_of(t, key), id = tiers_id(t, i);
     while (*at != id)
-        at = &t->items[*at].chain;
-    *at = i->chain;
+        at = &t->links[*at].next;
+    *at = t->links[id].next;
     i->used = false;
-    i->chain = t->free_item;
+    t->links[id].next = t->free_item;
     t->free_item = id;
     t->n_used--;
 }

@@ -142,12 +142,17 @@ void tiers_dram_failed(struct tiers *t, struct item *i)
     leave_slot(t, i, true);
 }
 
-void tiers_nvme_ready(struct tiers *t, struct item *i, const struct item *parent)
+void tiers_nvme_held(struct tiers *t, struct item *i, const struct item *parent)
 {
     i->in_nvme = COPY_READY;
     t->nvme_item[i->nvme] = tiers_id(t, i);
     t->stats.nvme_used++;
     enter_evict(t, t->in_nvme, i, parent, false);
+}
+
+void tiers_nvme_ready(struct tiers *t, struct item *i, const struct item *parent)
+{
+    tiers_nvme_held(t, i, parent);
     evict_release(t->in_nvme, i->nvme);
 }
 

@@ -16,12 +16,14 @@
 
 #include <assert.h>
 #include <fcntl.h>
+#include <math.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define BLOCK   (2ull << 20)
@@ -173,8 +175,15 @@ static void drop_pages(const char *path)
     sys.close(fd);
 }
 
-/* Open everything on it. The seconds until the tier has read it, and until all is ready. */
-static struct tiers *open_index(struct tier_nvme_opts *o, double *tier_s, struct probe_time *ready)
+static double own_cpu(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* Open everything on it. The time until all is ready, and the CPU seconds of the thread that owns it. */
+static struct tiers *open_index(struct tier_nvme_opts *o, double *owner_s, struct probe_time *ready)
 {
     struct tier *tier;
     struct tiers *t;
@@ -189,12 +198,13 @@ static struct tiers *open_index(struct tier_nvme_opts *o, double *tier_s, struct
                             .bell = -1,
                             .no_bytes = true};
     struct probe_time begin = probe_begin();
+    double cpu = own_cpu();
     int ret = tier_nvme_open(&tier, o, &e);
-    *tier_s = probe_end(begin).seconds;
     to.nvme = tier;
     ret = ret ? ret : tier_gpu_open(&to.gpu, &g, &e);
     ret = ret ? ret : tiers_open(&t, &to, &e);
     *ready = probe_end(begin);
+    *owner_s = own_cpu() - cpu;
     if (ret) {
         fprintf(stderr, "T8: %s\n", e.text);
         exit(EXIT_FAILURE);
@@ -208,7 +218,7 @@ static void bench_index(const char *dir)
     struct err e = {0};
     char index[400], slab[400];
     struct tier_nvme_opts o = opts_of(dir, 4096, ENTRIES);
-    double tier_s[T8_RUNS];
+    double owner_s, least_s = INFINITY;
     struct probe_time ready[T8_RUNS], plain[T8_RUNS];
     struct tiers_stats s;
     int ret = tier_nvme_open(&tier, &o, &e); /* makes the files */
@@ -225,15 +235,16 @@ static void bench_index(const char *dir)
         drop_pages(index);
         plain[i] = probe_read(index, nvme_index_bytes(ENTRIES) / 4096 * 4096, 4 << 20, 4);
         drop_pages(index);
-        struct tiers *t = open_index(&o, &tier_s[i], &ready[i]);
+        struct tiers *t = open_index(&o, &owner_s, &ready[i]);
+        least_s = fmin(least_s, owner_s);
         tiers_get_stats(t, &s);
         tiers_close(t);
     }
     struct probe_time p = probe_median(plain, T8_RUNS), r = probe_median(ready, T8_RUNS);
     printf("{\"row\": \"T8\", \"folder\": \"%s\", \"entries\": %llu, \"plain_s\": %.3f, \"ready_s\": %.3f, \"ratio\": "
            "%.2f, "
-           "\"gate\": 1.2, \"cpu_s\": %.2f, \"tier_s\": %.3f}\n",
-           dir, (unsigned long long)s.nvme_used, p.seconds, r.seconds, r.seconds / p.seconds, r.cpu, tier_s[0]);
+           "\"gate\": 1.2, \"cpu_s\": %.2f, \"owner_least_s\": %.3f}\n",
+           dir, (unsigned long long)s.nvme_used, p.seconds, r.seconds, r.seconds / p.seconds, r.cpu, least_s);
     fflush(stdout);
 }
 

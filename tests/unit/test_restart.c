@@ -202,9 +202,9 @@ START_TEST(test_restart_keeps_the_newer_of_two_copies_wherever_they_lie)
         memset(all, 0, sizeof all);
         bool with_parent = order & 2;
         if (with_parent) /* before both, or after both: then they have to wait for it */
-            make_entry(&all[order & 4 ? 0 : 5], 1, 2, 5);
-        make_entry(a, 1, 3, 10);
-        make_entry(b, 1, 3, 11);
+            make_entry(&all[order & 4 ? 0 : 5], 1, 0, 5);
+        make_entry(a, 1, 1, 10);
+        make_entry(b, 1, 1, 11);
         const char *dir = rig_dir();
         make_files(dir, all, 6);
         struct tiers *t = open_tiers(dir, 6);

@@ -6,7 +6,8 @@ usage: bench_resume.py ROW ... [--hearthd PATH] [--backend cuda|cpu] [--model SH
        prefix in the pool. R: plain O_DIRECT reads of the slab in this run; P: given (--pinned, GB/s, of bench_moves)
   T6   from DRAM, beside computing it: short prompts take its place in the pool
   T7   output tokens a second of prompts that have nothing in common, with tiers and prefix cache and without either
-  T10  four folders, one of them lost: every session resumes; first token beside computing it
+  T10  four folders, one of them lost: every session resumes; first token beside computing it. With T5 --folders 4 --lose it is
+       taken with what T5 has left there, loading or computing as the server chooses
 Prompts are token ids; a first token is the answer to max_tokens 1. JSON, one object a line. Standard library only; the server
 listens on loopback and is ended by its process id.
 """
@@ -114,7 +115,7 @@ def of_tiers(usage):
     return usage.get("hearth", {}).get("cached_tokens", usage.get("prompt_tokens_details"))
 
 
-def read_rate(folder, most=4 << 30, unit=4 << 20, depth=16):
+def read_rate(folder, most=2 << 30, unit=4 << 20, depth=16):
     """R in bytes/s: the slabs in these folders, pieces of 4 MiB, 16 at a time (a folder)."""
     jobs = []
     for f in folder:
@@ -155,22 +156,30 @@ def token_bytes(o):
     return int(line[0].split()[3]) if line else sys.exit("--plan: " + plan.stdout + plan.stderr)
 
 
+def warmed_up(o, conf):
+    s = Server(o, conf)
+    s.complete(prompt(o, 512, 1))  # products are timed, buckets recorded
+    s.complete(prompt(o, SUFFIX, 2))
+    return s
+
+
 def t5(o):
-    d = tempfile.mkdtemp(prefix="hearth-t5-", dir=o.dir)
-    conf = tiers(o, [d], sum(o.tokens) + 4096, 2 * max(o.tokens))
+    top = tempfile.mkdtemp(prefix="hearth-t5-", dir=o.dir)
+    dirs = [f"{top}/drive{i}" for i in range(o.folders)]
+    conf = tiers(o, dirs, sum(o.tokens) + 4096, 2 * max(o.tokens))
     cold, s = {}, None
     try:
-        s = Server(o, conf)
+        for d in dirs:
+            os.mkdir(d)
+        s = warmed_up(o, conf)
         for n in o.tokens:
             cold[n], _ = s.complete(prompt(o, n, n), session_id=f"s{n}")
         park = {n: s.suspend(f"s{n}") for n in o.tokens}
         s.stop()
         for again in range(o.n):
-            s = Server(o, conf)
-            s.complete(prompt(o, 512, 1))  # products are timed, buckets recorded
-            s.complete(prompt(o, SUFFIX, 2))
+            s = warmed_up(o, conf)
             for n in o.tokens:
-                r = read_rate([d])
+                r = read_rate(dirs)
                 ids = prompt(o, n, n)
                 first, usage = s.complete(ids + prompt(o, SUFFIX, 1000 + again))
                 hot = sorted(s.complete(ids + prompt(o, SUFFIX, 2000 + again * 10 + i))[0] for i in range(3))[1]
@@ -180,10 +189,17 @@ def t5(o):
                     ratio=round(first / (least + hot), 3), gate=1.15, computed_s=round(cold[n], 3), parked_s=round(park[n], 2),
                     cached=of_tiers(usage))
             s.stop()
+        if o.lose:
+            shutil.rmtree(dirs[o.folders // 2])
+            s = warmed_up(o, [c for c in conf if not c.startswith("kv.load=")])
+            for n in o.tokens:
+                first, usage = s.complete(prompt(o, n, n))
+                say(row="T10", tokens=n, format=o.format, folders=o.folders, computed_s=round(cold[n], 3),
+                    first_token_s=round(first, 4), ratio=round(first / cold[n], 3), gate=0.30, cached=of_tiers(usage))
     finally:
         if s:
             s.stop()
-        shutil.rmtree(d, ignore_errors=True)
+        shutil.rmtree(top, ignore_errors=True)
 
 
 def t6(o):
@@ -297,6 +313,8 @@ def main():
     p.add_argument("--batch", type=int, default=2048)
     p.add_argument("--nvme", default="24GiB")
     p.add_argument("--pinned", type=float, default=50, help="P, GB/s")
+    p.add_argument("--folders", type=int, default=1, help="T5")
+    p.add_argument("--lose", action="store_true", help="T5: one folder afterwards, and T10 of the others")
     p.add_argument("--sessions", type=int, default=4, help="T10")
     p.add_argument("--isl", type=int, default=512, help="T7: tokens in, out, requests at once, all; the pool, DRAM")
     p.add_argument("--osl", type=int, default=128)

@@ -9,6 +9,9 @@
 
 /* Moves of the backend's own that may be under way in each direction. */
 #define DEPTH 64
+/* Moves down that wait for room there, at most, and as a share of the pool, whose blocks they hold. */
+#define WAIT_MOST  512
+#define WAIT_SHARE 4
 /* Without them: bytes copied up between two reaps, so that a turn of the loop is not held up longer than that takes. */
 #define UP_BYTES (64u << 20)
 
@@ -25,6 +28,8 @@ struct tier_gpu {
     uint64_t block_bytes;
     struct seal_key key;
     struct tier_move *done, **last;
+    struct tier_move *waiting, **last_waiting; /* down, in their order */
+    uint32_t n_waiting, most_waiting;
     uint64_t up_bytes;
     bool own; /* the backend has moves */
     struct moving moving[2 * DEPTH], *free;
@@ -70,6 +75,35 @@ static int submit_own(struct tier_gpu *g, struct tier_move *m, uint8_t *block)
     return ret;
 }
 
+static uint8_t *block_at(const struct tier_gpu *g, const struct tier_move *m)
+{
+    return g->pool + (uint64_t)m->slot * g->block_bytes;
+}
+
+/* A step of many rows fills more blocks than may be under way, and nobody asks for a copy of a block twice: such a move
+ * waits. Moves up are asked for again, and may be given up meanwhile. */
+static int submit_or_wait(struct tier_gpu *g, struct tier_move *m)
+{
+    int ret = m->op == TIER_READ && g->waiting ? -EAGAIN : submit_own(g, m, block_at(g, m));
+    if (ret != -EAGAIN || m->op != TIER_READ || g->n_waiting == g->most_waiting)
+        return ret;
+    m->next = NULL;
+    *g->last_waiting = m;
+    g->last_waiting = &m->next;
+    g->n_waiting++;
+    return 0;
+}
+
+static void push_waiting(struct tier_gpu *g)
+{
+    for (struct tier_move *m = g->waiting; m && submit_own(g, m, block_at(g, m)) == 0; m = g->waiting) {
+        g->waiting = m->next;
+        g->n_waiting--;
+    }
+    if (!g->waiting)
+        g->last_waiting = &g->waiting;
+}
+
 static void reap_own(struct tier_gpu *g)
 {
     for (struct backend_move *b = backend_ops(g->be)->moved(g->be), *next; b; b = next) {
@@ -80,6 +114,7 @@ static void reap_own(struct tier_gpu *g)
         v->next_free = g->free;
         g->free = v;
     }
+    push_waiting(g);
 }
 
 /* -- by upload and download: done at once */
@@ -118,9 +153,8 @@ static int gpu_submit(struct tier *t, struct tier_move *m)
 {
     struct tier_gpu *g = gpu_of(t);
     assert(m->slot >= 0 && m->slot < g->head.n_slots);
-    uint8_t *block = g->pool + (uint64_t)m->slot * g->block_bytes;
     m->submitted_ns = sys.now_ns();
-    return g->own ? submit_own(g, m, block) : copy_now(g, m, block);
+    return g->own ? submit_or_wait(g, m) : copy_now(g, m, block_at(g, m));
 }
 
 static struct tier_move *gpu_reap(struct tier *t)
@@ -157,6 +191,8 @@ int tier_gpu_open(struct tier **out, const struct tier_gpu_opts *o, struct err *
     g->block_bytes = o->block_bytes;
     g->key = *o->key;
     g->last = &g->done;
+    g->last_waiting = &g->waiting;
+    g->most_waiting = o->n_blocks / WAIT_SHARE < WAIT_MOST ? o->n_blocks / WAIT_SHARE : WAIT_MOST;
     for (int i = 0; i < 2 * DEPTH; i++) {
         g->moving[i].next_free = g->free;
         g->free = &g->moving[i];

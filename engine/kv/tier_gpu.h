@@ -1,6 +1,7 @@
 /* tier_gpu - moves between the block pool in backend memory and the DRAM arena; each makes the seal of the bytes in the
  * pool: before they leave, after they have come. See tier.h.
  *
+ * More moves down than the backend takes at a time wait here and go on with a reap; of moves up submit says so.
  * Without moves of the backend's own, upload and download are used, and a move is done when submit returns. Where the
  * pool is host memory (CPU backends) the seal is made in place; else of what lies in the arena.
  */

@@ -156,9 +156,10 @@ def token_bytes(o):
     return int(line[0].split()[3]) if line else sys.exit("--plan: " + plan.stdout + plan.stderr)
 
 
-def warmed_up(o, conf):
+def warmed_up(o, conf, rows=512):
+    """A server whose products of so many rows at a time are timed, and whose buckets are recorded."""
     s = Server(o, conf)
-    s.complete(prompt(o, 512, 1))  # products are timed, buckets recorded
+    s.complete(prompt(o, min(2 * rows, max(o.tokens) // 2), 1))
     s.complete(prompt(o, SUFFIX, 2))
     return s
 
@@ -171,7 +172,7 @@ def t5(o):
     try:
         for d in dirs:
             os.mkdir(d)
-        s = warmed_up(o, conf)
+        s = warmed_up(o, conf, o.batch)
         for n in o.tokens:
             cold[n], _ = s.complete(prompt(o, n, n), session_id=f"s{n}")
         park = {n: s.suspend(f"s{n}") for n in o.tokens}
@@ -206,9 +207,8 @@ def t6(o):
     n = max(o.tokens)
     conf = [f"kv.format={o.format}", f"kv.bytes={(n + 256) * o.kv}", f"kv.dram.bytes={int(2.2 * n) * o.kv}", "kv.load=always",
             f"sched.max_batch_tokens={o.batch}", f"ctx_size={n + 4 * SUFFIX}"]
-    s = Server(o, conf)
+    s = warmed_up(o, conf, o.batch)
     try:
-        s.complete(prompt(o, 512, 1))
         ids, others = prompt(o, n, 10), [prompt(o, n // 32, 11 + i) for i in range(32)]
         cold, _ = s.complete(ids)
         print(f"computed in {cold:.3f} s", file=sys.stderr, flush=True)
@@ -273,8 +273,7 @@ def t10(o):
     try:
         for d in dirs:
             os.mkdir(d)
-        s = Server(o, conf)
-        s.complete(prompt(o, 512, 1))
+        s = warmed_up(o, conf, o.batch)
         cold = []
         for i in range(sessions):
             cold.append(s.complete(prompt(o, n, 50 + i), session_id=f"s{i}")[0])
@@ -282,8 +281,7 @@ def t10(o):
             s.suspend(f"s{i}")
         s.stop()
         shutil.rmtree(dirs[2])
-        s = Server(o, conf)
-        s.complete(prompt(o, 512, 1))
+        s = warmed_up(o, conf)
         warm, cached = [], []
         for i in range(sessions):
             t, usage = s.complete(prompt(o, n, 50 + i))

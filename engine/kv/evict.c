@@ -280,18 +280,26 @@ static void set_state(struct evict *e, int32_t i, enum evict_state to)
 void evict_add(struct evict *e, int32_t slot, const struct evict_block *b)
 {
     assert(slot >= 0 && (uint32_t)slot < e->n_slots && e->slots[slot].state == EVICT_OUT && b->bytes > 0);
-    assert(b->parent == NONE || slot_at(e, b->parent)->state != EVICT_OUT);
     struct slot *s = &e->slots[slot];
     *s = (struct slot){.b = *b, .group = -1, .owes = -1, .first = NONE, .after = NONE, .before = NONE};
+    s->b.parent = NONE;
     owe(e, slot);
-    if (b->parent != NONE) {
-        struct slot *p = &e->slots[b->parent];
-        s->after = p->first;
-        if (s->after != NONE)
-            e->slots[s->after].before = slot;
-        p->first = slot;
-    }
     set_state(e, slot, EVICT_HELD);
+    if (b->parent != NONE)
+        evict_adopt(e, slot, b->parent);
+}
+
+void evict_adopt(struct evict *e, int32_t slot, int32_t parent)
+{
+    struct slot *s = slot_at(e, slot), *p = slot_at(e, parent);
+    assert(s->b.parent == NONE && slot != parent);
+    s->b.parent = parent;
+    s->after = p->first;
+    if (s->after != NONE)
+        e->slots[s->after].before = slot;
+    p->first = slot;
+    if (stays(s->state))
+        count_child(e, s, 1);
 }
 
 void evict_hold(struct evict *e, int32_t slot)
@@ -456,6 +464,17 @@ enum evict_state evict_state(const struct evict *e, int32_t slot)
 {
     assert(slot >= 0 && (uint32_t)slot < e->n_slots);
     return e->slots[slot].state;
+}
+
+void evict_expect(const struct evict *e, int32_t slot)
+{
+    __builtin_prefetch(&e->slots[slot]);
+    __builtin_prefetch((const uint8_t *)&e->slots[slot + 1] - 1);
+}
+
+bool evict_is_leaf(const struct evict *e, int32_t slot)
+{
+    return slot_at(e, slot)->n_staying == 0;
 }
 
 uint32_t evict_n_idle(const struct evict *e)

@@ -53,6 +53,9 @@ void evict_close(struct evict *e); /* NULL is fine */
 
 /* out -> held, without a copy below. The parent is in (held or idle or leaving). */
 void evict_add(struct evict *e, int32_t slot, const struct evict_block *b);
+/* A block that has no parent (-1) gets one. Both are in, in any state. The caller sees to it that nobody becomes a
+ * parent of itself, over however many others. */
+void evict_adopt(struct evict *e, int32_t slot, int32_t parent);
 /* idle or leaving -> held; a held slot stays so (holders are counted elsewhere). */
 void evict_hold(struct evict *e, int32_t slot);
 /* held or leaving -> idle. */
@@ -89,6 +92,11 @@ const struct evict_block *evict_get(const struct evict *e, int32_t slot);
 double evict_worth(const struct evict *e, int32_t slot, uint64_t now_us);
 
 enum evict_state { EVICT_OUT, EVICT_HELD, EVICT_IDLE, EVICT_LEAVING };
+/* The slot will be asked about soon: what it needs is fetched from memory meanwhile. */
+void evict_expect(const struct evict *e, int32_t slot);
+/* No held or idle block names it as parent. */
+bool evict_is_leaf(const struct evict *e, int32_t slot);
+
 enum evict_state evict_state(const struct evict *e, int32_t slot);
 uint32_t evict_n_idle(const struct evict *e);
 

@@ -107,7 +107,7 @@ int tiers_store(struct tiers *t, const struct kv_ident *who, int32_t block, cons
         return 0;
     }
     int32_t slot = i || !t->free_store ? NONE : tiers_take_dram(t);
-    if (slot == NONE || !(i = tiers_add(t, &who->key))) {
+    if (slot == NONE || !(i = tiers_add(t, &who->key, who->depth))) {
         if (slot != NONE)
             tier_dram_give(&t->dram, slot);
         t->stats.not_stored++;

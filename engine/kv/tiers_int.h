@@ -28,6 +28,7 @@ enum copy_state { COPY_NONE, COPY_FILLING, COPY_READY };
 
 struct item {
     int32_t dram, nvme;       /* slots, or NONE */
+    uint32_t depth;           /* which block of its chain */
     uint8_t in_dram, in_nvme; /* enum copy_state */
     bool used;                /* in the table */
     bool queued, parked;      /* stands in a queue of writes; by wish */
@@ -119,13 +120,15 @@ static inline int32_t tiers_id(const struct tiers *t, const struct item *i)
 /* Those whose key begins like this one, one after the other; NULL: no more. The caller compares what matters. */
 struct item *tiers_first(const struct tiers *t, const struct hash_key *key);
 struct item *tiers_next(const struct tiers *t, const struct item *i);
-/* The key will be looked up: its bucket is fetched meanwhile; then, soon, what that points to. */
-void tiers_expect(const struct tiers *t, const struct hash_key *key);
-void tiers_expect_soon(const struct tiers *t, const struct hash_key *key);
+/* The key will be looked up. What that touches is fetched from memory meanwhile, one step after the other, since each
+ * tells where the next one lies: 0 bucket, 1 link, 2 item, 3 its NVMe slot in evict. Other work lies between them. */
+#define TIERS_STEPS 4
+void tiers_expect(const struct tiers *t, const struct hash_key *key, int step);
 /* Of exactly this content; NULL: none. */
 struct item *tiers_item(const struct tiers *t, const struct kv_ident *who);
-/* A new item without copies for this key; NULL: none is free. Enter it by giving it a copy at once. */
-struct item *tiers_add(struct tiers *t, const struct hash_key *key);
+/* A new item without copies for this key, block `depth` of its chain; NULL: none is free. Enter it by giving it a copy
+ * at once. */
+struct item *tiers_add(struct tiers *t, const struct hash_key *key, uint32_t depth);
 /* It has no copy any more. */
 void tiers_remove(struct tiers *t, struct item *i, const struct hash_key *key);
 /* Is it written below as soon as it is there (no budget to rank it by, and nobody against it)? */
@@ -152,7 +155,7 @@ void tiers_pin_nvme(struct tiers *t, struct item *i);
 void tiers_unpin_nvme(struct tiers *t, struct item *i);
 /* Its bytes are not what they should be: no copy of it is used again. */
 void tiers_retire(struct tiers *t, struct item *i);
-/* The item of the block before, as far as its key tells: for the order of giving up, where a mistake costs little.
+/* The item of the block before, as far as key and depth tell: for the order of giving up, where a mistake costs little.
  * NULL: it is the first, or that one is not known. */
 struct item *tiers_parent(const struct tiers *t, const struct kv_entry *e);
 /* The copy is there; its parent as above. held: the caller is to release its slot in evict. */

@@ -30,16 +30,19 @@ struct item *tiers_first(const struct tiers *t, const struct hash_key *key)
     return at == NONE ? NULL : &t->items[at];
 }
 
-void tiers_expect(const struct tiers *t, const struct hash_key *key)
+void tiers_expect(const struct tiers *t, const struct hash_key *key, int step)
 {
-    __builtin_prefetch(bucket_of(t, key));
-}
-
-void tiers_expect_soon(const struct tiers *t, const struct hash_key *key)
-{
-    int32_t at = *bucket_of(t, key);
-    if (at != NONE)
-        __builtin_prefetch(&t->links[at]);
+    const int32_t *bucket = bucket_of(t, key);
+    if (step == 0)
+        __builtin_prefetch(bucket);
+    else if (*bucket == NONE)
+        return;
+    else if (step == 1)
+        __builtin_prefetch(&t->links[*bucket]);
+    else if (step == 2)
+        __builtin_prefetch(&t->items[*bucket]);
+    else if (t->items[*bucket].nvme != NONE)
+        evict_expect(t->in_nvme, t->items[*bucket].nvme);
 }
 
 struct item *tiers_next(const struct tiers *t, const struct item *i)
@@ -59,7 +62,7 @@ struct item *tiers_item(const struct tiers *t, const struct kv_ident *who)
     return i;
 }
 
-struct item *tiers_add(struct tiers *t, const struct hash_key *key)
+struct item *tiers_add(struct tiers *t, const struct hash_key *key, uint32_t depth)
 {
     struct item *i;
     if (t->free_item != NONE) {
@@ -73,6 +76,7 @@ struct item *tiers_add(struct tiers *t, const struct hash_key *key)
     int32_t *bucket = bucket_of(t, key);
     *i = (struct item){.dram = NONE,
                        .nvme = NONE,
+                       .depth = depth,
                        .used = true,
                        .generation = i->generation + 1,
                        .load = NONE,

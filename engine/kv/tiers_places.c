@@ -99,7 +99,10 @@ int32_t tiers_take_nvme(struct tiers *t, const struct item *i)
 
 struct item *tiers_parent(const struct tiers *t, const struct kv_entry *e)
 {
-    return e->depth == 0 ? NULL : tiers_first(t, &e->parent);
+    struct item *i = e->depth == 0 ? NULL : tiers_first(t, &e->parent);
+    while (i && i->depth + 1 != e->depth)
+        i = tiers_next(t, i);
+    return i;
 }
 
 static void enter_evict(struct tiers *t, struct evict *e, struct item *i, const struct item *p, bool dram)

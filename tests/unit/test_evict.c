@@ -174,6 +174,18 @@ static void release_one(struct evict *e, struct model *m, int32_t i)
     m->s[i].state = EVICT_IDLE;
 }
 
+/* A block without a parent gets one that is in, but none of those that come after it. */
+static void adopt_one(struct evict *e, struct model *m, int32_t i, int32_t parent)
+{
+    for (int32_t p = parent; p >= 0; p = m->s[p].b.parent)
+        if (p == i)
+            return;
+    if (m->s[i].b.parent >= 0)
+        return;
+    m->s[i].b.parent = parent;
+    evict_adopt(e, i, parent);
+}
+
 static void random_step(struct evict *e, struct model *m, const struct returns *r, uint64_t *rng, uint64_t now,
                         bool one_cost, int n_in)
 {
@@ -224,6 +236,10 @@ static void random_step(struct evict *e, struct model *m, const struct returns *
     case 8:
         if (i >= 0)
             change_copy(e, m, i, rng_next(rng) % 2, one_cost);
+        return;
+    case 9:
+        if (i >= 0)
+            adopt_one(e, m, i, random_in(m, rng));
         return;
     default:
         if (i >= 0)

@@ -251,6 +251,31 @@ START_TEST(test_restart_knows_chains_whatever_the_order_of_their_slots)
 }
 END_TEST
 
+/* Nobody is a parent of itself, whatever the index says: all are given up in the end. */
+START_TEST(test_restart_gives_up_blocks_that_name_each_other_as_parent)
+{
+    enum { N = 6 };
+    struct kv_entry all[N];
+    for (uint32_t depth = 1; depth <= 2; depth++) {
+        for (uint32_t i = 0; i < N; i++)
+            make_entry(&all[i], i, i % 2 ? depth : 1, i + 1);
+        for (uint32_t i = 0; i < N; i++) {
+            all[i].parent = all[i ^ 1].key;
+            entry_close(&all[i]);
+        }
+        const char *dir = rig_dir();
+        make_files(dir, all, N);
+        struct tiers *t = open_tiers(dir, N);
+        for (int i = 0; i < N; i++) {
+            int32_t slot = evict_pick(t->in_nvme, sys.now_ns() / 1000);
+            ck_assert_int_ge(slot, 0);
+            evict_remove(t->in_nvme, slot);
+        }
+        tiers_close(t);
+    }
+}
+END_TEST
+
 /* Chains of one block, so that only their age counts. */
 START_TEST(test_restart_gives_up_the_oldest_first)
 {
@@ -277,4 +302,5 @@ END_TEST
 UNIT_MAIN("restart", test_restart_finds_what_is_whole_in_a_large_index_and_nothing_else,
           test_restart_without_a_piece_of_the_index_has_the_rest,
           test_restart_keeps_the_newer_of_two_copies_wherever_they_lie,
-          test_restart_knows_chains_whatever_the_order_of_their_slots, test_restart_gives_up_the_oldest_first)
+          test_restart_knows_chains_whatever_the_order_of_their_slots,
+          test_restart_gives_up_blocks_that_name_each_other_as_parent, test_restart_gives_up_the_oldest_first)

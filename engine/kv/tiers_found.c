@@ -25,7 +25,7 @@ struct finding {
     struct soon { /* entered when what that touches has come from memory */
         int32_t slot;
         const struct kv_entry *entry;
-        bool follows; /* its parent */
+        bool seeks; /* its parent, which is not the entry before it */
     } soon[AHEAD];
     int32_t held[AHEAD]; /* slots that were entered last, or NONE: their children mostly come next */
     uint32_t n_seen, n_held;
@@ -144,7 +144,7 @@ static void expect(const struct tiers *t, const struct soon *s, int step)
 {
     if (s->entry && step < 2)
         tiers_expect(t, &s->entry->key, step);
-    if (s->entry && s->entry->depth > 0 && !s->follows)
+    if (s->seeks)
         tiers_expect(t, &s->entry->parent, step);
 }
 
@@ -156,7 +156,7 @@ static void see(struct tiers *t, struct finding *f, int32_t slot, const struct k
     const struct kv_entry *before = f->soon[(at - 1) % AHEAD].entry;
     if (s->entry)
         enter(t, f, s->slot, s->entry);
-    *s = (struct soon){slot, e, e && before && hash_key_equal(&before->key, &e->parent)};
+    *s = (struct soon){slot, e, e && e->depth > 0 && !(before && hash_key_equal(&before->key, &e->parent))};
     for (int step = 0; step < TIERS_STEPS; step++)
         expect(t, &f->soon[(at - (uint32_t)step * STEP) % AHEAD], step);
     if (!e)

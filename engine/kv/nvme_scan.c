@@ -16,7 +16,7 @@
 #include <string.h>
 
 #define PIECE_SLOTS 8192 /* 4 MiB */
-#define THREADS     4
+#define THREADS     8
 #define ALONE       2 /* pieces that are not worth a thread */
 
 struct nvme_scan {

@@ -116,7 +116,7 @@ static void shuffle(struct kv_entry *all, uint32_t n, uint64_t seed)
     }
 }
 
-/* Enough for every thread to read several pieces. A tenth is damaged in one bit, a tenth free. */
+/* Enough for every thread to read a piece. A tenth is damaged in one bit, a tenth free. */
 START_TEST(test_restart_finds_what_is_whole_in_a_large_index_and_nothing_else)
 {
     enum { N = 60000 };

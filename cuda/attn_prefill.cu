@@ -139,7 +139,7 @@ static void make_items(struct cuda *c, const struct step *st, const struct prefi
         p->n_blocks = put_blocks((int32_t *)(item + room), (int32_t *)(item + room) + ids, st, t);
     p->block = (const int32_t *)((char *)p->items.dev + bytes);
     p->table = p->block + ids;
-    stage_send(c, &p->items, ids ? bytes + 2 * id_bytes : (size_t)(end - item) * sizeof *item);
+    stage_pull(&p->items, ids ? bytes + 2 * id_bytes : (size_t)(end - item) * sizeof *item, c->stream);
     p->terms = *t;
     p->n = (int32_t)(end - item);
     p->cut = slots > 0;

@@ -166,7 +166,10 @@ void *cuda_alloc(struct cuda *c, size_t bytes);
 /* Room of at least `bytes` in a slot, and its last copy done. */
 void stage_reserve(struct stage_slot *s, size_t bytes);
 void stage_free(struct stage_slot *s);
-/* Queue the copy of the first `bytes`. */
+/* The first `bytes` come to the card, fetched by a kernel that does not queue behind other copies; copied is recorded.
+ */
+void stage_pull(struct stage_slot *s, size_t bytes, cudaStream_t stream);
+/* Queue the copy of the first `bytes` by a copy engine: many, that no step waits for. */
 void stage_send(struct cuda *c, struct stage_slot *s, size_t bytes);
 /* Room for the largest step. */
 void stage_open(struct cuda *c, int64_t max_table);

@@ -2,16 +2,18 @@
  * steps. See backend.h.
  *
  * A move is a copy by the DMA engines and a seal kernel that reads the block on the card once (before the copy down,
- * after the copy up) and writes the sums to the host by itself; then an event. Nothing else is queued: a small copy of
- * the sums, or a call to the host between two moves, costs more than a block of 1 MiB. The bell hangs at a stream of
- * its own, on the oldest move under way in its direction, and is hung again when that was taken. Down waits for an
- * event of the steps' stream; up waits for nothing, the caller knows that no step names the block.
+ * after the copy up) and writes the sums to the host by itself; then an event. Copies and seals have a stream each, so
+ * that copies stand one behind the other. Nothing else is queued: a small copy of the sums, or a call to the host
+ * between two moves, costs more than a block of 1 MiB. The bell hangs at a stream of its own, on the oldest move under
+ * way in its direction, and is hung again when that was taken. Down waits for an event of the steps' stream; up waits
+ * for nothing, the caller knows that no step names the block.
  *
  * Host memory is pinned in pieces by a thread of its own, from the beginning on, since gigabytes take seconds; a move
  * whose piece is not pinned yet is refused for now.
  *
- * Cost: bytes / link each way; the seal reads bytes once from device memory, with few blocks of threads, so that steps
- * keep their SMs.
+ * Cost: bytes / link each way; the seal reads bytes once from device memory. A kernel of a step that finds a block of
+ * seal threads on an SM waits for it there, and the step for its slowest SM: so seals are short, one read of four
+ * chunks a warp on all SMs for 8 MiB. What they cost a step is in NOTES.md.
  */
 #include "cuda/cuda.cuh"
 
@@ -30,18 +32,19 @@ extern "C" {
 #define PIECE   (1ull << 30)
 #define THREADS 256
 #define WARPS   (THREADS / 32)
-#define STREAMS 3
-#define BLOCKS  32                /* of threads: 300 GB/s, several times the link */
+#define PER_SM  2                 /* blocks of threads */
+#define AHEAD   4                 /* chunks that a warp reads at a time */
 #define WORDS   (SEAL_PAIRS / 32) /* of a chunk that a lane takes */
 
 struct move_flight { /* one move under way */
     struct backend_move *m;
-    cudaEvent_t done;
+    cudaEvent_t between; /* its copy and its seal, */
+    cudaEvent_t done;    /* and after both */
 };
 
-struct move_lane {                /* a direction */
-    cudaStream_t stream[STREAMS]; /* by turns: the seal of one move beside the copy of another */
-    struct move_flight *ring;     /* [depth] */
+struct move_lane { /* a direction */
+    cudaStream_t copies, seals;
+    struct move_flight *ring; /* [depth] */
     uint32_t first, n;
     uint64_t *sums;      /* [depth][3] on the card: two sums, blocks of threads that are done; zero between moves */
     uint64_t *host_sums; /* [depth][2] pinned */
@@ -63,8 +66,8 @@ struct moves {
     pthread_t pinner;
 };
 
-/* -- seals: a warp takes a chunk, WORDS words a lane, and the next ones; a block of threads adds up before it goes to
- * memory. A lane multiplies its own part of a chunk: sums are linear. */
+/* -- seals: a warp takes AHEAD chunks, WORDS words a lane of each, and the next ones; a block of threads adds up before
+ * it goes to memory. A lane multiplies its own part of a chunk: sums are linear. */
 
 static __device__ uint64_t pair_product(uint64_t w, uint64_t k)
 {
@@ -83,56 +86,85 @@ static __device__ void hand_over(uint64_t *sums, uint64_t *host)
     __threadfence_system();
 }
 
-/* Grid: at most BLOCKS. Block: THREADS. sums [3] zero; host [2], pinned. Latency bound: few threads by intent. */
-static __global__ void seal_kernel(uint64_t *sums, uint64_t *host, const uint64_t *words, uint64_t n_words,
-                                   const seal_key *key)
+/* A lane's words of chunk c; zeros behind the end, whose products are not added. */
+static __device__ void read_chunk(uint64_t w[WORDS], const uint64_t *words, uint64_t n_words, uint64_t c)
+{
+    const uint64_t from = c * SEAL_PAIRS + threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < WORDS; i++)
+        w[i] = from + 32 * i < n_words ? words[from + 32 * i] : 0;
+}
+
+static __device__ void add_chunk(uint64_t sum[2], const uint64_t w[WORDS], const uint64_t k[2][WORDS],
+                                 const seal_key *key, uint64_t n_words, uint64_t c)
+{
+    const uint64_t from = c * SEAL_PAIRS + threadIdx.x % 32;
+    uint64_t x[2] = {};
+#pragma unroll
+    for (int i = 0; i < WORDS; i++)
+        if (from + 32 * i < n_words) {
+            x[0] += pair_product(w[i], k[0][i]);
+            x[1] += pair_product(w[i], k[1][i]);
+        }
+    sum[0] += x[0] * seal_multiplier(key->chunk[0], c);
+    sum[1] += x[1] * seal_multiplier(key->chunk[1], c);
+}
+
+/* Grid: at most PER_SM an SM. Block: THREADS. sums [3] zero; host [2], pinned. Memory bound. */
+static __global__ void __launch_bounds__(THREADS, 2)
+    seal_kernel(uint64_t *sums, uint64_t *host, const uint64_t *words, uint64_t n_words, const seal_key *key)
 {
     __shared__ uint64_t part[2][WARPS];
-    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    uint64_t k[2][WORDS], a = 0, b = 0;
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const uint64_t step = (uint64_t)gridDim.x * WARPS;
+    uint64_t k[2][WORDS], sum[2] = {};
     for (int i = 0; i < WORDS; i++) {
         k[0][i] = key->pair[0][lane + 32 * i];
         k[1][i] = key->pair[1][lane + 32 * i];
     }
-    for (uint64_t c = (uint64_t)blockIdx.x * WARPS + warp; c * SEAL_PAIRS < n_words; c += (uint64_t)gridDim.x * WARPS) {
-        uint64_t w[WORDS], from = c * SEAL_PAIRS + lane, x = 0, y = 0;
-        for (int i = 0; i < WORDS; i++)
-            w[i] = from + 32 * i < n_words ? words[from + 32 * i] : 0;
-        for (int i = 0; i < WORDS; i++)
-            if (from + 32 * i < n_words) {
-                x += pair_product(w[i], k[0][i]);
-                y += pair_product(w[i], k[1][i]);
-            }
-        a += x * seal_multiplier(key->chunk[0], c);
-        b += y * seal_multiplier(key->chunk[1], c);
+    for (uint64_t c = (uint64_t)blockIdx.x * WARPS + warp; c * SEAL_PAIRS < n_words; c += AHEAD * step) {
+        uint64_t w[AHEAD][WORDS];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+            read_chunk(w[i], words, n_words, c + i * step);
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+            add_chunk(sum, w[i], k, key, n_words, c + i * step);
     }
-    for (int o = 16; o > 0; o /= 2) {
-        a += __shfl_down_sync(~0u, a, o);
-        b += __shfl_down_sync(~0u, b, o);
-    }
-    if (lane == 0) {
-        part[0][warp] = a;
-        part[1][warp] = b;
-    }
+    for (int o = 16; o > 0; o /= 2)
+        for (int i = 0; i < 2; i++)
+            sum[i] += __shfl_down_sync(~0u, sum[i], o);
+    if (lane == 0)
+        for (int i = 0; i < 2; i++)
+            part[i][warp] = sum[i];
     __syncthreads();
     if (threadIdx.x > 0)
         return;
     for (int i = 0; i < 2; i++) {
-        uint64_t sum = 0;
+        uint64_t all = 0;
         for (int w = 0; w < WARPS; w++)
-            sum += part[i][w];
-        atomicAdd((unsigned long long *)&sums[i], (unsigned long long)sum);
+            all += part[i][w];
+        atomicAdd((unsigned long long *)&sums[i], (unsigned long long)all);
     }
     hand_over(sums, host);
 }
 
-static void queue_seal(struct moves *v, struct move_lane *l, uint32_t at, const struct backend_move *m)
+static void queue_seal(struct cuda *c, struct move_lane *l, uint32_t at)
 {
-    uint64_t words = m->bytes / 8, chunks = (words + SEAL_PAIRS - 1) / SEAL_PAIRS,
-             blocks = (chunks + WARPS - 1) / WARPS;
-    seal_kernel<<<(unsigned)(blocks < BLOCKS ? blocks : BLOCKS), THREADS, 0, l->stream[at % STREAMS]>>>(
-        l->sums + 3 * at, l->host_sums + 2 * at, (const uint64_t *)m->device, words, v->key);
+    const struct backend_move *m = l->ring[at].m;
+    const uint64_t words = m->bytes / 8, chunks = (words + SEAL_PAIRS - 1) / SEAL_PAIRS;
+    const uint64_t blocks = (chunks + WARPS - 1) / WARPS, most = PER_SM * (uint64_t)c->n_sm;
+    seal_kernel<<<(unsigned)(blocks < most ? blocks : most), THREADS, 0, l->seals>>>(
+        l->sums + 3 * at, l->host_sums + 2 * at, (const uint64_t *)m->device, words, c->moves->key);
     LAUNCHED();
+}
+
+static void queue_copy(struct move_lane *l, const struct backend_move *m)
+{
+    if (m->up)
+        CU(cudaMemcpyAsync(m->device, m->host, m->bytes, cudaMemcpyHostToDevice, l->copies));
+    else
+        CU(cudaMemcpyAsync(m->host, m->device, m->bytes, cudaMemcpyDeviceToHost, l->copies));
 }
 
 /* -- moving */
@@ -164,18 +196,23 @@ int cuda_move(struct backend *be, struct backend_move *m)
     if (l->n == v->depth || end > v->pinned.load(std::memory_order_acquire))
         return -EAGAIN;
     uint32_t at = (l->first + l->n) % v->depth;
-    cudaStream_t stream = l->stream[at % STREAMS];
+    struct move_flight *f = &l->ring[at];
+    cudaStream_t first = m->up ? l->copies : l->seals, then = m->up ? l->seals : l->copies;
+    f->m = m;
     if (m->up) {
-        CU(cudaMemcpyAsync(m->device, m->host, m->bytes, cudaMemcpyHostToDevice, stream));
-        queue_seal(v, l, at, m);
+        queue_copy(l, m);
     } else {
         CU(cudaEventRecord(v->queued, c->stream));
-        CU(cudaStreamWaitEvent(stream, v->queued, 0));
-        queue_seal(v, l, at, m);
-        CU(cudaMemcpyAsync(m->host, m->device, m->bytes, cudaMemcpyDeviceToHost, stream));
+        CU(cudaStreamWaitEvent(first, v->queued, 0));
+        queue_seal(c, l, at);
     }
-    CU(cudaEventRecord(l->ring[at].done, stream));
-    l->ring[at].m = m;
+    CU(cudaEventRecord(f->between, first));
+    CU(cudaStreamWaitEvent(then, f->between, 0));
+    if (m->up)
+        queue_seal(c, l, at);
+    else
+        queue_copy(l, m);
+    CU(cudaEventRecord(f->done, then));
     l->n++;
     hang_bell(l);
     return 0;
@@ -236,29 +273,33 @@ static void lane_open(struct move_lane *l, uint32_t depth, int bell)
 {
     l->bell = bell;
     CU(cudaStreamCreateWithFlags(&l->bell_stream, cudaStreamNonBlocking));
-    for (int i = 0; i < STREAMS; i++)
-        CU(cudaStreamCreateWithFlags(&l->stream[i], cudaStreamNonBlocking));
+    CU(cudaStreamCreateWithFlags(&l->copies, cudaStreamNonBlocking));
+    CU(cudaStreamCreateWithFlags(&l->seals, cudaStreamNonBlocking));
     CU(cudaMalloc(&l->sums, depth * 24));
     CU(cudaMemset(l->sums, 0, depth * 24));
     CU(cudaHostAlloc(&l->host_sums, depth * 16, cudaHostAllocDefault));
     l->ring = new struct move_flight[depth]();
-    for (uint32_t i = 0; i < depth; i++)
+    for (uint32_t i = 0; i < depth; i++) {
+        CU(cudaEventCreateWithFlags(&l->ring[i].between, cudaEventDisableTiming));
         CU(cudaEventCreateWithFlags(&l->ring[i].done, cudaEventDisableTiming));
+    }
 }
 
 static void lane_close(struct move_lane *l, uint32_t depth)
 {
-    for (int i = 0; i < STREAMS; i++)
-        CU(cudaStreamSynchronize(l->stream[i]));
+    CU(cudaStreamSynchronize(l->copies));
+    CU(cudaStreamSynchronize(l->seals));
     CU(cudaStreamSynchronize(l->bell_stream));
     CU(cudaStreamDestroy(l->bell_stream));
-    for (uint32_t i = 0; i < depth; i++)
+    for (uint32_t i = 0; i < depth; i++) {
+        CU(cudaEventDestroy(l->ring[i].between));
         CU(cudaEventDestroy(l->ring[i].done));
+    }
     delete[] l->ring;
     CU(cudaFree(l->sums));
     CU(cudaFreeHost(l->host_sums));
-    for (int i = 0; i < STREAMS; i++)
-        CU(cudaStreamDestroy(l->stream[i]));
+    CU(cudaStreamDestroy(l->copies));
+    CU(cudaStreamDestroy(l->seals));
 }
 
 int cuda_moves_open(struct backend *be, const struct seal_key *key, void *host, size_t host_bytes, uint32_t depth,

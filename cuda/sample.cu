@@ -159,8 +159,7 @@ static struct call send_params(struct cuda *c, struct stage_slot *to, const stru
         memcpy(base + (size_t)i * sizeof p, &p, sizeof p);
         index[streamed ? call.n_streamed++ : n - ++n_other] = i;
     }
-    CU(cudaMemcpyAsync(to->dev, to->host, end, cudaMemcpyHostToDevice, s->ahead));
-    CU(cudaEventRecord(to->copied, s->ahead));
+    stage_pull(to, end, s->ahead);
     CU(cudaStreamWaitEvent(c->stream, to->copied));
     return call;
 }

@@ -167,7 +167,8 @@ def warmed_up(o, conf, rows=512):
 def t5(o):
     top = tempfile.mkdtemp(prefix="hearth-t5-", dir=o.dir)
     dirs = [f"{top}/drive{i}" for i in range(o.folders)]
-    conf = tiers(o, dirs, sum(o.tokens) + 4096, 2 * max(o.tokens))
+    room = sum(o.tokens) + 4 * o.batch
+    conf = tiers(o, dirs, room, room)
     cold, s = {}, None
     try:
         for d in dirs:

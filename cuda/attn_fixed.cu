@@ -203,32 +203,16 @@ static struct prefill_args arguments(const struct cuda *c, const struct attn_arg
 {
     const struct fixed *f = &c->fixed;
     const struct fixed_terms *t = &f->terms;
-    const int32_t d = (int32_t)a->kv->head_dim, width = a->n_heads * d;
-    struct prefill_args k = {};
-    k.out = {a->out.o, width, a->out.lse_ln, a->n_heads, false};
-    if (a->out_input)
-        k.out = {a->out_input, cuda_pad(width), a->out.lse_ln, a->n_heads, true};
-    k.q = a->q;
-    k.sink = a->sink;
-    k.q_stride = a->q_stride;
-    k.kv = *a->kv;
-    k.step = *at;
+    struct prefill_args k = prefill_args_of(a, at, a->kv, 0);
     k.work = {f->item,
               f->n,
               f->count,
               c->prefill.next,
               c->prefill.partials,
-              c->prefill.partials + (size_t)f->slots * t->vectors * d,
+              c->prefill.partials + (size_t)f->slots * t->vectors * k.head_dim,
               t->vectors};
-    k.head_dim = d;
-    k.n_kv_heads = t->n_kv_heads;
-    k.group = t->group;
     k.heads_at_once = f->n >= 3 * c->n_sm / 2 ? 1 : t->n_kv_heads;
-    k.window = a->window;
-    k.key_begin = a->key_begin;
-    k.key_end = a->key_end;
     k.part_keys = PART_KEYS;
-    k.scale = a->scale * LOG2_E;
     return k;
 }
 

@@ -192,19 +192,8 @@ static struct prefill_args arguments(const struct cuda *c, const struct attn_arg
                                      const struct prefill_terms *t, const struct kv_view *kv, int32_t g0)
 {
     const struct prefill *p = &c->prefill;
-    const int32_t width = a->n_heads * t->head_dim, head0 = g0 * t->group;
     const uint64_t slots = PREFILL_PARTIALS / slot_bytes(t);
-    float *lse = a->out.lse_ln ? a->out.lse_ln + head0 : NULL;
-    struct prefill_args k = {};
-    if (a->out_input)
-        k.out = {(__nv_bfloat16 *)a->out_input + head0 * t->head_dim, cuda_pad(width), lse, a->n_heads, true};
-    else
-        k.out = {a->out.o + head0 * t->head_dim, width, lse, a->n_heads, false};
-    k.q = a->q + head0 * t->head_dim;
-    k.sink = a->sink ? a->sink + head0 : NULL;
-    k.q_stride = a->q_stride;
-    k.kv = *kv;
-    k.step = *at;
+    struct prefill_args k = prefill_args_of(a, at, kv, g0);
     if (t->block_tokens)
         k.step.table = p->table;
     k.work = {(const struct prefill_item *)p->items.dev,
@@ -214,15 +203,8 @@ static struct prefill_args arguments(const struct cuda *c, const struct attn_arg
               p->partials,
               p->partials + slots * (uint64_t)t->tile * (uint64_t)t->head_dim,
               t->tile};
-    k.head_dim = t->head_dim;
-    k.n_kv_heads = t->n_kv_heads;
-    k.group = t->group;
     /* A head at a time keeps its K and V in L2; with few tiles a head the last would leave SMs idle. */
     k.heads_at_once = p->n >= 3 * c->n_sm / 2 ? 1 : t->n_kv_heads;
-    k.window = a->window;
-    k.key_begin = a->key_begin;
-    k.key_end = a->key_end;
-    k.scale = a->scale * LOG2_E;
     return k;
 }
 

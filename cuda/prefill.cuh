@@ -55,6 +55,33 @@ struct prefill_args {
     float scale;       /* with log2(e) */
 };
 
+/* What a call says, for the heads of kv, of which the first is head g0 of a->kv. Left to the caller: work,
+ * heads_at_once, part_keys, and another block table where kv has one. */
+static inline struct prefill_args prefill_args_of(const struct attn_args *a, const struct step_dev *at,
+                                                  const struct kv_view *kv, int32_t g0)
+{
+    const int32_t d = (int32_t)kv->head_dim, group = a->n_heads / (int32_t)a->kv->n_kv_heads, head0 = g0 * group;
+    struct prefill_args k = {};
+    k.out.heads = a->n_heads;
+    k.out.bf16 = a->out_input != NULL;
+    k.out.stride = k.out.bf16 ? cuda_pad(a->n_heads * d) : a->n_heads * d;
+    k.out.o = k.out.bf16 ? (void *)((__nv_bfloat16 *)a->out_input + head0 * d) : a->out.o + head0 * d;
+    k.out.lse_ln = a->out.lse_ln ? a->out.lse_ln + head0 : NULL;
+    k.q = a->q + head0 * d;
+    k.sink = a->sink ? a->sink + head0 : NULL;
+    k.q_stride = a->q_stride;
+    k.kv = *kv;
+    k.step = *at;
+    k.head_dim = d;
+    k.n_kv_heads = (int32_t)kv->n_kv_heads;
+    k.group = group;
+    k.window = a->window;
+    k.key_begin = a->key_begin;
+    k.key_end = a->key_end;
+    k.scale = a->scale * LOG2_E;
+    return k;
+}
+
 #define FIXED_CTAS 2 /* with fixed parts a kernel has at most so many CTAs an SM, which have a slot each */
 
 /* -- attn_wgmma.cu: compute capability 9.0 */

@@ -19,7 +19,15 @@
 #include <math.h>
 #include <string.h>
 
-enum { N_IDS = 256, N_REF = 64, N_GREEDY = 64, N_SEQS = 11, N_STEPS = 16, FEW_ROWS = 16 /* GEMV_ROWS of the card */ };
+enum {
+    N_IDS = 256,
+    N_REF = 64,
+    N_GREEDY = 64,
+    N_SEQS = 11,
+    N_FILLED = 16, /* rows of their graph */
+    N_STEPS = 16,
+    FEW_ROWS = 16, /* GEMV_ROWS of the card */
+};
 
 /* -- cpu_fast with bfloat16 before each linear layer ----------------------------------------------------------------
  */
@@ -129,7 +137,7 @@ static struct mini *open_on(const struct backend_ops *ops, const char *source, b
                           .backend = ops,
                           .format = KV_FORMAT_KV16,
                           .max_rows = N_IDS,
-                          .n_seqs = N_SEQS,
+                          .n_seqs = N_FILLED,
                           .deterministic = deterministic};
     struct mini *m;
     struct err e = {0};
@@ -244,6 +252,28 @@ static void compare_decoded(struct mini *cpu, struct mini *gpu, const char *sour
     free(want);
 }
 
+/* The first n sequences from their beginnings on: a hash of the pool then. */
+static uint64_t pool_after(struct mini *gpu, const int32_t *ids, int32_t n)
+{
+    for (int32_t s = 0; s < n; s++)
+        mini_reset(gpu, s);
+    for (int32_t i = 0; i < 4; i++) {
+        for (int32_t s = 0; s < n; s++)
+            mini_add(gpu, s, &ids[4 * s + i], 1, 0);
+        mini_run(gpu);
+    }
+    return mini_pool_hash(gpu);
+}
+
+/* Rows that only fill up write nothing: the same again for some of the sequences leaves the pool as it is. */
+static void check_filling_up(struct mini *gpu)
+{
+    int32_t ids[4 * N_FILLED];
+    draw_text(gpu, ids, 4 * N_FILLED);
+    uint64_t all = pool_after(gpu, ids, N_FILLED), some = pool_after(gpu, ids, N_SEQS);
+    ck_assert_msg(all == some, "rows that only fill up a step write to the pool");
+}
+
 /* Tokens until the greedy texts part. */
 static void compare_greedy(struct mini *cpu, struct mini *gpu, const char *source)
 {
@@ -270,6 +300,7 @@ static void compare_in_mode(const char *test, const struct backend_ops *on_cpu, 
     compare_forced(cpu, gpu, source, l);
     compare_decoded(cpu, gpu, source, l);
     compare_greedy(cpu, gpu, source);
+    check_filling_up(gpu);
     mini_close(gpu);
     mini_close(cpu);
 }

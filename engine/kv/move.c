@@ -16,6 +16,7 @@
 #define STOP_NS       1000000000u  /* writes pause so long after a failure, doubled with each that follows, */
 #define STOP_DOUBLE   6            /* but at most so often */
 #define COPY_PATIENCE 10000000000u /* ns beyond its deadline that a load waits for its copy into the pool */
+#define SLOWER        4            /* times that a drive may be slower than was thought before what it reads is late */
 #define SMOOTH        0.1
 #define SPILL_ROOM    2   /* half of DRAM is kept free, or cheap to free, as far as the budget goes */
 #define BURST         288 /* parts of a day whose budget may be saved up: 5 minutes */
@@ -389,6 +390,8 @@ int tiers_load(struct tiers *t, const struct kv_ident *who, int32_t block, uint6
     t->n_loads++;
     t->n_wait_nvme += l->from == TIER_NVME;
     l->due_ns = due_ns ? due_ns : now + t->o.deadline_ns + (uint64_t)(2 * t->read_ns * (t->n_wait_nvme + 1));
+    l->turn = l->from == TIER_NVME && !due_ns ? t->n_wait_nvme + 1 : 0;
+    l->read_ns = t->read_ns;
     enter_list(t, l);
     tiers_pin(t, i);
     if (l->from == TIER_NVME)
@@ -444,6 +447,15 @@ static bool push_load(struct tiers *t, struct load *l, bool *reads_full)
     return true;
 }
 
+/* When a load is late. What a drive was thought to read in a time, from a short probe, it may take longer for: then all
+ * that wait for it would be given up one after the other, though they come. So the deadline follows the reads that
+ * have come since, within bounds; a drive that stands still brings none. */
+static uint64_t due_of(const struct tiers *t, const struct load *l)
+{
+    double most = SLOWER * l->read_ns, now = t->read_ns < most ? t->read_ns : most;
+    return l->due_ns + (now > l->read_ns ? (uint64_t)(2 * (now - l->read_ns) * l->turn) : 0);
+}
+
 static void push_loads(struct tiers *t)
 {
     uint64_t now = sys.now_ns();
@@ -454,7 +466,7 @@ static void push_loads(struct tiers *t)
         struct item *i = &t->items[l->item];
         next = l->next;
         /* in DRAM it only waits for the copy up: longer, but not for ever (a device may refuse) */
-        if (now >= l->due_ns + (i->in_dram == COPY_READY ? COPY_PATIENCE : 0)) {
+        if (now >= due_of(t, l) + (i->in_dram == COPY_READY ? COPY_PATIENCE : 0)) {
             t->stats.late++;
             end_load(t, l, LOAD_FAILED);
         } else if (!copies_full) {

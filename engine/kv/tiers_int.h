@@ -70,6 +70,8 @@ struct load {
     enum tier_id from;
     int32_t item, block;
     uint64_t after, due_ns, start_ns;
+    uint32_t turn;      /* of those that a drive is read for; 0: its deadline depends on none */
+    double read_ns;     /* what a read was thought to take then */
     int32_t prev, next; /* waiting loads in order, or the free list */
 };
 

@@ -73,6 +73,40 @@ START_TEST(test_late_loads_hold_nobody_back_and_are_computed_after_their_deadlin
 }
 END_TEST
 
+/* Late loads of a request whose six blocks are being read, so many ms after it came, by a drive that was thought to
+ * take 10 ms a read and takes now_ms. */
+static uint64_t late_after(uint64_t ms, double now_ms)
+{
+    begin(16);
+    struct tiers *t = rig_tiers(&r);
+    uint64_t least = t->o.deadline_ns / 1000000;
+    t->read_ns = 10e6;
+    rig_submit(&r, 1);
+    turn(20);
+    ck_assert_uint_eq(slow->n_held, 6);
+    t->read_ns = now_ms * 1e6; /* as reads that came since have shown */
+    fake_now_ns += (least + ms) * 1000000;
+    turn(1);
+    uint64_t late = rig_stats(&r).late;
+    slow_tier_let_go(slow);
+    rig_settle(&r);
+    rig_close(&r);
+    return late;
+}
+
+START_TEST(test_a_drive_that_is_slower_than_was_thought_gets_the_time_that_it_takes_within_bounds)
+{
+    /* allowed: twice what it takes, for each read up to a load's own; the first has 2 to begin with */
+    ck_assert_uint_eq(late_after(75, 10), 2); /* 40 ms, 60, 80 ... */
+    ck_assert_uint_eq(late_after(75, 15), 1); /* 60 ms, 90 ... */
+    ck_assert_uint_eq(late_after(75, 30), 0); /* 120 ms ... */
+    ck_assert_uint_eq(late_after(155, 40), 0);
+    ck_assert_uint_eq(late_after(165, 40), 1);
+    ck_assert_uint_eq(late_after(165, 400), 1); /* four times as slow, not more */
+    ck_assert_uint_eq(late_after(75, 1), 2);    /* one that is faster loses nothing */
+}
+END_TEST
+
 START_TEST(test_late_reads_may_come_when_their_request_is_long_gone)
 {
     begin(30);
@@ -396,6 +430,7 @@ END_TEST
 UNIT_MAIN("late loads", test_a_prompt_that_is_being_computed_is_computed_once,
           test_a_prompt_whose_first_computer_goes_away_is_computed_by_the_next,
           test_late_loads_hold_nobody_back_and_are_computed_after_their_deadline,
+          test_a_drive_that_is_slower_than_was_thought_gets_the_time_that_it_takes_within_bounds,
           test_late_reads_may_come_when_their_request_is_long_gone, test_two_requests_share_one_load,
           test_a_shared_load_that_is_late_fails_or_is_left_by_one_harms_nobody,
           test_a_queued_request_has_its_blocks_fetched_while_it_waits,

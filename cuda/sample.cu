@@ -111,7 +111,8 @@ static struct row_params pack_row(const struct sample_row *r, uint32_t mask_at, 
             .seen_at = put_list(base, end, r->seen, seen ? r->n_seen * sizeof *r->seen : 0),
             .bias_at = put_list(base, end, r->bias, r->n_bias * sizeof *r->bias),
             .banned_at = put_list(base, end, r->banned, r->n_banned * sizeof *r->banned),
-            .mask_at = mask_at};
+            .mask_at = mask_at,
+            .rate = (float)fmin(1.4426950408889634 / (double)r->temperature, (double)FLT_MAX)};
 }
 
 /* Is one pass over the row enough? */
@@ -164,20 +165,16 @@ static struct call send_params(struct cuda *c, struct stage_slot *to, const stru
     return call;
 }
 
-/* Shared memory of stream_kernel where there is a nucleus. */
-#define STREAM_SHARED (sizeof(struct sample_shared) + MASS_BINS * THREADS * sizeof(float))
-
 static void launch_streamed(struct cuda *c, const struct sample_args *of, const struct call *call, bool all)
 {
     struct stream_args a = c->sampler->stream;
-    unsigned rows = (unsigned)call->n_streamed;
-    dim3 grid((unsigned)chunks_of(of->vocab), rows);
+    unsigned rows = (unsigned)call->n_streamed, chunks = rows * (unsigned)chunks_of(of->vocab);
     a.of = *of;
     a.of.index = all ? NULL : of->index; /* the sooner it knows its row, the sooner a CTA reads */
     if (call->nucleus)
-        stream_kernel<true><<<grid, THREADS, STREAM_SHARED, c->stream>>>(a);
+        stream_kernel<true><<<chunks, THREADS, sizeof(struct stream_shared), c->stream>>>(a);
     else
-        stream_kernel<false><<<grid, THREADS, 0, c->stream>>>(a);
+        stream_kernel<false><<<chunks, THREADS, 0, c->stream>>>(a);
     LAUNCHED();
     launch_early_with(c, finish_kernel, dim3(rows), THREADS, finish_shared(of->vocab, call->nucleus), a);
 }
@@ -284,8 +281,10 @@ static bool stream_open(struct cuda *c)
     a->chunk_top = (uint32_t *)(a->mass + chunks * MASS_BINS);
     CU(cudaFuncSetAttribute(finish_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                             (int)finish_shared(c->max_vocab, true)));
-    CU(cudaFuncSetAttribute(stream_kernel<true>, cudaFuncAttributePreferredSharedMemoryCarveout,
-                            cudaSharedmemCarveoutMaxShared));
+    const int most = cudaSharedmemCarveoutMaxShared;
+    CU(cudaFuncSetAttribute(finish_kernel, cudaFuncAttributePreferredSharedMemoryCarveout, most));
+    CU(cudaFuncSetAttribute(stream_kernel<false>, cudaFuncAttributePreferredSharedMemoryCarveout, most));
+    CU(cudaFuncSetAttribute(stream_kernel<true>, cudaFuncAttributePreferredSharedMemoryCarveout, most));
     return true;
 }
 

@@ -11,15 +11,16 @@
 
 #define IN_BIN     6144 /* ids of the bin of the cut; more: the row is cut by passes over it */
 #define MAX_CHUNKS BINS /* vocabularies beyond that are not streamed */
-#define NO_BIN     0xffu
+#define NO_BIN     0x10000u
 
 /* Shared memory of a nucleus row. */
 struct nucleus {
     uint64_t in_bin[IN_BIN];    /* as in a list */
     float mass[MAX_CHUNKS];     /* of each chunk, above the bin of the cut */
-    uint8_t bin_of[MAX_CHUNKS]; /* that bin, as the chunk counts them; NO_BIN: it has none of it */
+    uint32_t below[MAX_CHUNKS]; /* how many bins the chunk's largest lies below the row's; NO_BIN: too many */
     double want;                /* mass up to the cut, from the bin's upper edge */
-    uint32_t bin, n;            /* the bin, NO_BIN: none found; ids in it */
+    float place;                /* of the bin on the grid */
+    uint32_t bin, n;            /* the same from the row's largest down, NO_BIN: none found; ids in it */
 };
 
 static __host__ __device__ inline size_t finish_shared(int32_t vocab, bool nucleus)
@@ -91,13 +92,13 @@ static __device__ int32_t draw_groups(struct part<false> &p, struct count c, dou
 static __device__ void weigh_hits(struct part<false> &p, struct count c, int32_t n)
 {
     const int lane = threadIdx.x % 32;
-    for (int32_t i = threadIdx.x / 32; i < n; i += 4 * WARPS) {
-        float w[4][4], sum[4];
+    for (int32_t i = threadIdx.x / 32; i < n; i += 8 * WARPS) {
+        float w[8][4], sum[8];
 #pragma unroll
-        for (int b = 0; b < 4; b++)
+        for (int b = 0; b < 8; b++)
             masses_of(p, c, p.hits[min(i + b * WARPS, n - 1)], w[b]);
 #pragma unroll
-        for (int b = 0; b < 4; b++) {
+        for (int b = 0; b < 8; b++) {
             sum[b] = (w[b][0] + w[b][1]) + (w[b][2] + w[b][3]);
             for (int k = 16; k; k /= 2)
                 sum[b] += __shfl_xor_sync(~0u, sum[b], k);
@@ -144,78 +145,89 @@ static __device__ int32_t lowest_in_hits(struct part<false> &p, float value)
 
 /* -- the nucleus ------------------------------------------------------------------------------------------------- */
 
-/* A lane's bin of chunk i: its mass beside the row's largest, and how many bins the chunk's largest lies below that. */
-static __device__ inline float chunk_mass(const struct stream_args &a, const struct part<false> &p, int32_t i, float c,
-                                          uint32_t *shift)
+/* What the chunks hold above the bin: a warp a chunk, four bins a lane. */
+static __device__ void sum_above(struct nucleus *to, const float *mass, int32_t chunks, uint32_t bin, float width,
+                                 float scale)
 {
-    const float top = float_of(__ldcg(a.chunk_top + i)), mass = __ldcg(a.mass + i * MASS_BINS + threadIdx.x % 32);
-    *shift = top > -INFINITY ? min(grid_at(p.max, c) - grid_at(top, c), (uint32_t)MASS_BINS) : MASS_BINS;
-    return mass * weight(p, top);
-}
-
-/* One warp, lanes are bins: the bin of the cut, what is wanted of it, and what the chunks hold above it. */
-static __device__ void find_bin(const struct stream_args &a, const struct row_params &r, const struct part<false> &p,
-                                struct nucleus *to, int32_t row)
-{
-    const int32_t chunks = chunks_of(a.of.vocab), first = row * chunks;
-    const uint32_t lane = threadIdx.x % 32;
-    const float c = grid_rate(r, a.of.vocab);
-    uint32_t shift;
-    double own = 0, total = 0;
-    static_assert(MASS_BINS == 32, "a lane a bin");
-#pragma unroll 8
-    for (int32_t i = 0; i < chunks; i++) {
-        const float mass = chunk_mass(a, p, first + i, c, &shift);
-        const float moved = __shfl_up_sync(~0u, lane < MASS_BINS - 1 ? mass : 0, shift % MASS_BINS);
-        own += lane >= shift ? moved : 0;
-        total += mass;
-    }
-    total = __shfl_sync(~0u, scan_lanes(total), 31);
-    const double sum = scan_lanes(own), target = total * fmax((double)r.top_p, 0.0);
-    const uint32_t reaches = __ballot_sync(~0u, own > 0 && sum >= target && lane < MASS_BINS - 1);
-    const bool fine = reaches && fabsf(p.max) * c < 4194304.0f; /* else the grid is too coarse */
-    const uint32_t bin = fine ? __ffs(reaches) - 1 : NO_BIN;
-    if (lane == bin % 32) {
-        to->bin = bin;
-        to->want = target - (sum - own);
-        to->n = 0;
-    }
-#pragma unroll 8
-    for (int32_t i = 0; i < chunks; i++) {
-        const float mass = chunk_mass(a, p, first + i, c, &shift);
-        float above = lane + shift < bin ? mass : 0;
+    const int32_t lane = threadIdx.x % 32;
+    for (int32_t i = threadIdx.x / 32; i < chunks; i += WARPS) {
+        const float4 m = __ldcg((const float4 *)(mass + i * MASS_BINS) + lane);
+        const float of_bin[4] = {m.x, m.y, m.z, m.w};
+        float above = 0;
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const uint32_t at = to->below[i] + 4 * lane + k;
+            above += at < bin ? of_bin[k] * exp2_of(-(float)at * width) : 0;
+        }
         for (int k = 16; k; k /= 2)
             above += __shfl_xor_sync(~0u, above, k);
-        if (lane == 0) {
-            to->mass[i] = above;
-            to->bin_of[i] = shift <= bin ? bin - shift : NO_BIN;
-        }
+        if (lane == 0)
+            to->mass[i] = above * scale;
     }
+}
+
+/* The bin of the cut, what is wanted of it, and what the chunks hold above it. Thread t has the row's bin t: beyond
+ * those are weights below 2^-34. Masses are beside the place of the first bin, then beside the row's largest. */
+static __device__ void find_bin(const struct stream_args &a, const struct row_params &r, const struct part<false> &p,
+                                struct grid g, struct nucleus *to, int32_t row)
+{
+    const double unit = 0x1p44;
+    const int32_t chunks = chunks_of(a.of.vocab);
+    const float *mass = a.mass + (size_t)row * chunks * MASS_BINS, best = place_of(g, p.max);
+    static_assert(THREADS >= 2 * MASS_BINS, "a thread a bin of the row");
+    for (int32_t i = threadIdx.x; i < chunks; i += THREADS) {
+        const float below = best - place_of(g, float_of(__ldcg(a.chunk_top + (size_t)row * chunks + i)));
+        to->below[i] = below < THREADS ? (uint32_t)below : NO_BIN;
+    }
+    __syncthreads();
+    double own = 0, total;
+#pragma unroll 16
+    for (int32_t i = 0; i < chunks; i++) {
+        const uint32_t bin = threadIdx.x - to->below[i];
+        own += bin < MASS_BINS ? __ldcg(mass + i * MASS_BINS + bin) : 0;
+    }
+    own *= exp2_of(-(float)threadIdx.x * g.width);
+    scan_block(p.s, own, &total);
+    const double target = total * fmax((double)r.top_p, 0.0);
+    const float scale = 1 / beside(g, p.max, best);
+    pick_bin(p.s, (uint64_t)(own * unit), 0, (uint64_t)ceil(target * unit));
+    const uint32_t bin = p.s->bin;
+    if (threadIdx.x == 0) {
+        to->bin = bin < MASS_BINS - 1 && on_grid(g, p.max, 32768) ? bin : NO_BIN;
+        to->place = best - (float)bin;
+        to->want = (target - (double)p.s->bin_before / unit) * scale;
+        to->n = 0;
+    }
+    sum_above(to, mass, chunks, bin, g.width, scale);
 }
 
 /* The ids in the bin, then as entries of a list. */
-static __device__ void list_bin(const struct stream_args &a, const struct part<false> &p, struct nucleus *to,
-                                int32_t row)
+static __device__ void list_bin(const uint4 *bins, const struct part<false> &p, struct grid g, struct nucleus *to)
 {
-    const uint4 *bins = (const uint4 *)(a.bins + (size_t)row * p.n_groups * (GROUP / 4));
     const int32_t all = p.n_groups * (GROUP / 16);
-    for (int32_t i0 = threadIdx.x; i0 < all; i0 += 4 * THREADS) {
-        uint4 v[4];
+    const float place = to->place;
+    const uint32_t want = (__float_as_uint(place) & 0xff) * 0x01010101u;
+    for (int32_t i0 = threadIdx.x; i0 < all; i0 += 8 * THREADS) {
+        uint4 v[8];
+        bool may[8]; /* a group that is all below the bin may have no bytes */
 #pragma unroll
-        for (int b = 0; b < 4; b++)
-            v[b] = load_once(bins + min(i0 + b * THREADS, all - 1));
-#pragma unroll
-        for (int b = 0; b < 4; b++) {
+        for (int b = 0; b < 8; b++) {
             const int32_t i = i0 + b * THREADS;
-            const uint32_t want = i < all ? to->bin_of[i / (CHUNK / 16)] * 0x01010101u : ~0u;
-            const uint32_t word[4] = {v[b].x, v[b].y, v[b].z, v[b].w};
+            may[b] = i < all && place_of(g, float_of(p.top[i / (GROUP / 16)])) >= place;
+            if (may[b])
+                v[b] = load_once(bins + i);
+        }
 #pragma unroll
-            for (int k = 0; k < 4; k++)
-                for (uint32_t has = __vcmpeq4(word[k], want) & 0x01010101u; has; has &= has - 1) {
-                    const uint32_t at = add_shared(&to->n, 1);
-                    if (at < IN_BIN)
-                        to->in_bin[at] = (uint32_t)(16 * i + 4 * k + (__ffs(has) - 1) / 8);
-                }
+        for (int b = 0; b < 8; b++) {
+            if (!may[b])
+                continue;
+            uint32_t has = (__vcmpeq4(v[b].x, want) & 0x01010101u) | (__vcmpeq4(v[b].y, want) & 0x02020202u) |
+                           (__vcmpeq4(v[b].z, want) & 0x04040404u) | (__vcmpeq4(v[b].w, want) & 0x08080808u);
+            for (uint32_t at = has ? add_shared(&to->n, __popc(has)) : 0; has; has &= has - 1, at++) {
+                const uint32_t bit = __ffs(has) - 1; /* of byte bit / 8 in word bit % 8 */
+                if (at < IN_BIN)
+                    to->in_bin[at] = 16 * (uint32_t)(i0 + b * THREADS) + 4 * (bit % 8) + bit / 8;
+            }
         }
     }
     __syncthreads();
@@ -236,21 +248,26 @@ static __device__ void list_bin(const struct stream_args &a, const struct part<f
     __syncthreads();
 }
 
-/* The cut in a bin's n ids; at -inf when too many are too near to it. */
-static __device__ struct cut cut_in_bin(struct part<false> p, const uint64_t *list, uint32_t n, double want, float c)
+/* Fine bins from `top` down: BINS in a place, and some more. */
+static __device__ inline uint32_t fine_bin(float l, float top, float scale)
+{
+    return (uint32_t)fminf((top - l) * scale, BINS - 1);
+}
+
+/* The cut among the ids of the bin; at -inf when too many are too near to it. */
+static __device__ struct cut cut_in_bin(struct part<false> p, struct grid g, const struct nucleus *in)
 {
     struct sample_shared *s = p.s;
-    uint32_t most = 0;
-    for (uint32_t i = threadIdx.x; i < n; i += THREADS)
-        most = max(most, (uint32_t)(list[i] >> 32));
+    const uint64_t *list = in->in_bin;
+    const uint32_t n = in->n;
+    const float top = (in->place - GRID_ZERO + 0.51f) / g.places, scale = g.places * (BINS / 1.03f);
+    const uint64_t target = (uint64_t)fmin(fmax(ceil(in->want / weight(p, top) * UNIT), 1.0), 0x1p62);
+    p.max = top; /* masses beside that, which no id of the bin is above */
     s->all[threadIdx.x] = 0;
-    const float top = float_of((uint32_t)max_all(p, most));
-    const uint64_t target = (uint64_t)fmin(fmax(ceil(want / weight(p, top) * UNIT), 1.0), 0x1p62);
-    const uint32_t base = grid_at(top, c * BINS);
-    p.max = top; /* masses beside the bin's largest */
+    __syncthreads();
     for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
         const float l = float_of((uint32_t)(list[i] >> 32));
-        const uint32_t bin = min(base - grid_at(l, c * BINS), BINS - 1u), m = fixed(weight(p, l));
+        const uint32_t bin = fine_bin(l, top, scale), m = fixed(weight(p, l));
         add_shared(&s->low[bin], m & 0xffff);
         if (m >> 16)
             add_shared(&s->high[bin], m >> 16);
@@ -259,7 +276,7 @@ static __device__ struct cut cut_in_bin(struct part<false> p, const uint64_t *li
     const uint64_t own = ((uint64_t)s->high[threadIdx.x] << 16) + s->low[threadIdx.x];
     pick_bin(s, own, 0, target);
     for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
-        if (min(base - grid_at(float_of((uint32_t)(list[i] >> 32)), c * BINS), BINS - 1u) != s->bin)
+        if (fine_bin(float_of((uint32_t)(list[i] >> 32)), top, scale) != s->bin)
             continue;
         uint32_t at = add_shared(&s->n_list, 1);
         if (at < LIST)
@@ -308,15 +325,19 @@ static __device__ void add_kept(struct part<false> p, struct cut keep, struct nu
 static __device__ struct cut cut_nucleus(const struct stream_args &a, const struct row_params &r, struct part<false> &p,
                                          struct nucleus *in, int32_t row)
 {
-    if (threadIdx.x < 32)
-        find_bin(a, r, p, in, row);
+    const struct grid g = grid_of(r, a.of.vocab, 0);
+    const uint32_t *bins = a.bins + (size_t)row * p.n_groups * (GROUP / 4);
+    for (int32_t i = threadIdx.x; i < p.n_groups; i += THREADS) /* a part has left L2 */
+        if (place_of(g, float_of(p.top[i])) > place_of(g, p.max) - (MASS_BINS - 1))
+            asm volatile("prefetch.global.L2 [%0];" ::"l"(bins + i * (GROUP / 4)));
+    find_bin(a, r, p, g, in, row);
     __syncthreads();
     if (in->bin == NO_BIN)
         return {-INFINITY, 0};
-    list_bin(a, p, in, row);
+    list_bin((const uint4 *)bins, p, g, in);
     if (in->n == 0 || in->n > IN_BIN)
         return {-INFINITY, 0};
-    return cut_in_bin(p, in->in_bin, in->n, in->want, grid_rate(r, a.of.vocab));
+    return cut_in_bin(p, g, in);
 }
 
 /* The id, in warp 0, from the masses of the chunks above the bin and what is kept in it. */
@@ -352,7 +373,7 @@ static __device__ int32_t choose_streamed(const struct stream_args &a, const str
     if (is_greedy(r))
         return lowest_in_hits(p, max);
     p.max = max;
-    p.rate = rate_of(r);
+    p.rate = r.rate;
     const double u = rng_uniform(r.seed, r.choice, r.position, 0);
     if (is_nucleus(r, a.of.vocab)) {
         struct cut cut = cut_nucleus(a, r, p, in, row);
@@ -398,8 +419,16 @@ static __global__ void __launch_bounds__(THREADS, 2) finish_kernel(const struct 
     p.hits = (int32_t *)(p.top + groups);
     if (threadIdx.x == 0)
         p.s->n_list = 0;
-    for (int32_t g = threadIdx.x; g < groups; g += THREADS)
-        most = max(most, p.top[g] = __ldcg(a.of.top + at + g));
+    for (int32_t g0 = threadIdx.x; g0 < groups; g0 += 4 * THREADS) {
+        uint32_t key[4];
+#pragma unroll
+        for (int b = 0; b < 4; b++)
+            key[b] = g0 + b * THREADS < groups ? __ldcg(a.of.top + at + g0 + b * THREADS) : 0;
+#pragma unroll
+        for (int b = 0; b < 4; b++)
+            if (g0 + b * THREADS < groups)
+                most = max(most, p.top[g0 + b * THREADS] = key[b]);
+    }
     const float max = float_of((uint32_t)max_all(p, most));
     double lse = 0, total = 0;
     uint32_t listed = 0;

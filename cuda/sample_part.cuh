@@ -115,11 +115,16 @@ static __device__ inline void each_logit(const struct part<cluster> &p, uint32_t
     }
 }
 
-template <bool cluster> static __device__ inline float weight(const struct part<cluster> &p, float l)
+static __device__ inline float exp2_of(float x)
 {
     float w;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(w) : "f"((l - p.max) * p.rate));
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(w) : "f"(x));
     return w;
+}
+
+template <bool cluster> static __device__ inline float weight(const struct part<cluster> &p, float l)
+{
+    return exp2_of((l - p.max) * p.rate);
 }
 
 static __device__ inline uint32_t fixed(float w)
@@ -142,16 +147,23 @@ template <class T> static __device__ inline T scan_lanes(T x)
     return x;
 }
 
-/* *p += x in this CTA's shared memory; the value before. The compiler does not see that p is shared, and an atomic on a
- * generic address is slow there. */
+/* The compiler does not see that p is shared, and an atomic on a generic address is slow there. */
+static __device__ inline uint32_t shared_address(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+/* *p += x in this CTA's shared memory; the value before. */
 static __device__ inline uint32_t add_shared(uint32_t *p, uint32_t x)
 {
     uint32_t before;
-    asm volatile("atom.shared.add.u32 %0, [%1], %2;"
-                 : "=r"(before)
-                 : "r"((uint32_t)__cvta_generic_to_shared(p)), "r"(x)
-                 : "memory");
+    asm volatile("atom.shared.add.u32 %0, [%1], %2;" : "=r"(before) : "r"(shared_address(p)), "r"(x) : "memory");
     return before;
+}
+
+static __device__ inline void add_shared_at(uint32_t address, uint32_t x)
+{
+    asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
 }
 
 /* -- CTAs together ----------------------------------------------------------------------------------------------- */
@@ -242,8 +254,9 @@ template <bool cluster> static __device__ void load(struct part<cluster> &p, con
     const float *from = row + p.id0;
     if (cluster && vocab % 4 == 0) {
         for (int32_t i = threadIdx.x; i < here / 4; i += THREADS) {
-            uint32_t to = (uint32_t)__cvta_generic_to_shared(p.l + 4 * i);
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from + 4 * i) : "memory");
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(p.l + 4 * i)),
+                         "l"(from + 4 * i)
+                         : "memory");
         }
         asm volatile("cp.async.wait_all;" ::: "memory");
     } else {

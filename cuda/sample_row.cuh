@@ -14,6 +14,7 @@ struct row_params {
     uint32_t choice, after;
     uint32_t n_seen, n_bias, n_banned;
     uint32_t seen_at, bias_at, banned_at, mask_at; /* mask_at: 0 = none */
+    float rate;                                    /* octaves of weight in a nat of logit: log2(e) / temperature */
 };
 
 struct sample_args {
@@ -33,11 +34,6 @@ struct sample_args {
 };
 
 #define LOG2_E 1.44269504f
-
-static __device__ inline float rate_of(const struct row_params &r)
-{
-    return (float)fmin(1.4426950408889634 / (double)r.temperature, (double)FLT_MAX);
-}
 
 static __device__ inline const uint32_t *mask_of(const struct sample_args &a, const struct row_params &r)
 {
@@ -218,7 +214,7 @@ static __device__ int32_t choose(const struct sample_args &a, const struct row_p
         return p.rank == 0 ? id : -1;
     }
     p.max = max;
-    p.rate = rate_of(r);
+    p.rate = r.rate;
     if (r.top_k > 0 && r.top_k < a.vocab) {
         uint32_t n = list_best(p, r.top_k);
         if (n)

@@ -209,6 +209,47 @@ START_TEST(test_cards_without_clusters_choose_the_same)
 }
 END_TEST
 
+/* Top-p alone finds its cut on a grid of logits that begins at 0: far from there it is too coarse, and another way is
+ * taken. Parts of the vocabulary that lie apart have few of its places in common. */
+START_TEST(test_top_p_is_the_same_wherever_logits_lie)
+{
+    enum { WIDE = 32768, PART = 8192 };
+    static const float at[] = {0, 700, -700, 20000, -20000, 60000, -60000}, temperatures[] = {1, 0.5f, 0.05f},
+                       ps[] = {0.9f, 0.5f, 0.99f, 0.05f, 0};
+    static const float apart[] = {0, 2, 15, 200};
+    const struct backend_ops *ops = ops_cuda("top_p_is_the_same_wherever_logits_lie");
+    struct ops_rng r = {unit_seed("top_p_is_the_same_wherever_logits_lie")};
+    if (!ops)
+        return;
+    struct backend *be = open_wide(ops, NULL);
+    const struct ops_dev d = {.ops = ops, .be = be, .name = "cuda"};
+    float *logits = ops_floats((size_t)ROWS * WIDE), *scratch = ops_floats(2 * (size_t)WIDE);
+    struct sample_row rows[ROWS];
+    struct sample_out got[ROWS], want;
+    int32_t other = 0;
+    for (int32_t i = 0; i < ROWS; i++) {
+        for (int32_t k = 0; k < WIDE; k++)
+            logits[i * WIDE + k] = at[i % 7] + 3 * ops_gauss(&r) - apart[i % 4] * (float)(k / PART);
+        rows[i] = (struct sample_row){.temperature = temperatures[i % 3],
+                                      .top_p = ps[i % 5],
+                                      .repetition = 1,
+                                      .n_logprobs = -1,
+                                      .seed = r.state,
+                                      .position = (uint64_t)i};
+    }
+    ops_sample(&d, logits, WIDE, rows, got, ROWS);
+    for (int32_t i = 0; i < ROWS; i++) {
+        sample_row_cpu(logits + i * WIDE, WIDE, &rows[i], &want, scratch);
+        other += got[i].id != want.id;
+        ops_note("row %d at %g, parts %g apart: %d, must be %d", i, (double)at[i % 7], (double)apart[i % 4], got[i].id,
+                 want.id);
+        ck_assert_int_le(other, 1);
+    }
+    free(logits), free(scratch);
+    ops->close(be);
+}
+END_TEST
+
 /* The best logits are those that the mask leaves out; and its memory is the caller's again when the call returns. */
 START_TEST(test_a_masked_token_never_comes)
 {
@@ -531,6 +572,7 @@ START_TEST(test_the_best_are_listed_whole_in_every_call)
 END_TEST
 
 UNIT_MAIN("cuda_sample", test_the_card_chooses_what_the_cpu_chooses, test_cards_without_clusters_choose_the_same,
-          test_a_masked_token_never_comes, test_draws_follow_the_distribution,
-          test_what_the_call_before_chose_is_penalised, test_a_row_that_follows_a_draw_embeds_its_token,
-          test_draws_come_with_the_end_of_their_step, test_the_best_are_listed_whole_in_every_call)
+          test_top_p_is_the_same_wherever_logits_lie, test_a_masked_token_never_comes,
+          test_draws_follow_the_distribution, test_what_the_call_before_chose_is_penalised,
+          test_a_row_that_follows_a_draw_embeds_its_token, test_draws_come_with_the_end_of_their_step,
+          test_the_best_are_listed_whole_in_every_call)

@@ -194,17 +194,12 @@ static int start_read(struct tiers *t, struct item *i)
 static void read_came(struct tiers *t, struct job *j)
 {
     struct item *i = &t->items[j->item];
-    uint64_t now = sys.now_ns(), since = j->move.submitted_ns;
     count(&t->stats.nvme[0], &j->move, t->slot_bytes);
-    if (t->last_read_ns > since)
-        since = t->last_read_ns;
-    t->last_read_ns = now;
     t->n_reads--;
     int result = j->move.result;
     give_job(&t->free_job, j);
     tiers_unpin_nvme(t, i);
     if (result == 0) {
-        smooth(&t->read_ns, now > since ? (double)(now - since) : 0);
         tiers_dram_ready(t, i);
         evict_copied(t->in_dram, i->dram, copied_seconds(i));
         if (i->bad)
@@ -498,6 +493,26 @@ static void copy_came(struct tiers *t, struct load *l)
 
 /* -- once a turn */
 
+/* Reads that one reap brings have come since those before, or since they were begun, whatever the moments at which they
+ * are seen. */
+static void learn_pace(struct tiers *t, const struct tier_move *m)
+{
+    uint64_t now = sys.now_ns(), since = UINT64_MAX;
+    uint32_t n = 0;
+    for (; m; m = m->next) {
+        if (m->op != TIER_READ)
+            continue;
+        since = m->submitted_ns < since ? m->submitted_ns : since;
+        n += m->result == 0;
+    }
+    if (since == UINT64_MAX)
+        return;
+    since = t->last_read_ns > since ? t->last_read_ns : since;
+    t->last_read_ns = now;
+    for (uint32_t i = 0; i < n; i++)
+        smooth(&t->read_ns, (double)(now - since) / n);
+}
+
 static bool reap(struct tiers *t)
 {
     bool any = false;
@@ -508,7 +523,9 @@ static bool reap(struct tiers *t)
         else
             copy_came(t, m->owner);
     }
-    for (struct tier_move *m = t->nvme ? tier_ops(t->nvme)->reap(t->nvme) : NULL, *next; m; m = next, any = true) {
+    struct tier_move *came = t->nvme ? tier_ops(t->nvme)->reap(t->nvme) : NULL;
+    learn_pace(t, came);
+    for (struct tier_move *m = came, *next; m; m = next, any = true) {
         next = m->next;
         if (m->op == TIER_READ)
             read_came(t, m->owner);

@@ -107,6 +107,25 @@ START_TEST(test_a_drive_that_is_slower_than_was_thought_gets_the_time_that_it_ta
 }
 END_TEST
 
+/* Six reads take 60 ms and are seen at once. */
+START_TEST(test_a_drives_pace_does_not_depend_on_how_many_reads_are_seen_at_a_time)
+{
+    begin(16);
+    struct tiers *t = rig_tiers(&r);
+    t->read_ns = 10e6;
+    uint64_t id = rig_submit(&r, 1);
+    turn(20);
+    ck_assert_uint_eq(slow->n_held, 6);
+    slow_tier_let_go(slow);
+    fake_now_ns += 60000000;
+    turn(1);
+    ck_assert_uint_eq(rig_stats(&r).nvme[0].moves, 6);
+    ck_assert_double_eq_tol(t->read_ns, 10e6, 1);
+    ck_assert_uint_eq(rig_finish(&r, 1, id), RIG_CACHED);
+    rig_close(&r);
+}
+END_TEST
+
 START_TEST(test_late_reads_may_come_when_their_request_is_long_gone)
 {
     begin(30);
@@ -431,6 +450,7 @@ UNIT_MAIN("late loads", test_a_prompt_that_is_being_computed_is_computed_once,
           test_a_prompt_whose_first_computer_goes_away_is_computed_by_the_next,
           test_late_loads_hold_nobody_back_and_are_computed_after_their_deadline,
           test_a_drive_that_is_slower_than_was_thought_gets_the_time_that_it_takes_within_bounds,
+          test_a_drives_pace_does_not_depend_on_how_many_reads_are_seen_at_a_time,
           test_late_reads_may_come_when_their_request_is_long_gone, test_two_requests_share_one_load,
           test_a_shared_load_that_is_late_fails_or_is_left_by_one_harms_nobody,
           test_a_queued_request_has_its_blocks_fetched_while_it_waits,
